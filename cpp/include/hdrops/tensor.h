@@ -1,0 +1,149 @@
+// Checks, views and allocation on torch::stable::Tensor, shared by the CPU and CUDA operators.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace hdrops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline const char* dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::UInt16:
+      return "uint16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    default:
+      return "an unsupported dtype";
+  }
+}
+
+inline bool is_code(ScalarType dtype) {
+  return dtype == ScalarType::Byte || dtype == ScalarType::UInt16;
+}
+
+inline bool is_image(ScalarType dtype) {
+  return is_code(dtype) || dtype == ScalarType::Half || dtype == ScalarType::BFloat16 ||
+         dtype == ScalarType::Float || dtype == ScalarType::Double;
+}
+
+// Arithmetic type of an operator: float64 for float64 images, float32 for everything else.
+inline ScalarType compute_dtype(ScalarType image) {
+  return image == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline std::vector<int64_t> shape_of(const Tensor& t) {
+  const auto sizes = t.sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
+inline std::string shape_text(const Tensor& t) {
+  std::string text = "(";
+  for (const int64_t size : shape_of(t)) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + ")";
+}
+
+inline void check_same_device(const char* op, const char* name, const Tensor& t, const Tensor& reference) {
+  STD_TORCH_CHECK(t.device() == reference.device(),
+                  op,
+                  ": ",
+                  name,
+                  " is on another device than the first tensor; move them to one device with .to()");
+}
+
+inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType expected) {
+  STD_TORCH_CHECK(t.scalar_type() == expected,
+                  op,
+                  ": ",
+                  name,
+                  " must be ",
+                  dtype_name(expected),
+                  " here, got ",
+                  dtype_name(t.scalar_type()),
+                  "; convert it with .to()");
+}
+
+inline void check_image_dtype(const char* op, const char* name, const Tensor& t) {
+  STD_TORCH_CHECK(is_image(t.scalar_type()),
+                  op,
+                  ": ",
+                  name,
+                  " must be uint8, uint16, float16, bfloat16, float32 or float64, got ",
+                  dtype_name(t.scalar_type()));
+}
+
+inline void check_dim(const char* op, const char* name, const Tensor& t, int64_t dim, const char* layout) {
+  STD_TORCH_CHECK(
+      t.dim() == dim, op, ": ", name, " must be ", layout, ", got shape ", shape_text(t));
+}
+
+// A fresh tensor of the given shape on the device of `like`. Outputs of 4 MB and more on the CPU are advised onto huge
+// pages before first touch: faulting 4-KiB pages costs more than most kernels here.
+inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
+  Tensor out = torch::stable::empty(
+      {shape.data(), shape.size()}, dtype, std::nullopt, like.device(), std::nullopt, std::nullopt);
+#ifdef __linux__
+  constexpr int64_t threshold = 4 << 20;
+  const int64_t bytes = out.numel() * static_cast<int64_t>(out.element_size());
+  if (like.is_cpu() && bytes >= threshold) {
+    constexpr uintptr_t page = 4096;
+    const auto begin = (reinterpret_cast<uintptr_t>(out.data_ptr()) + page - 1) / page * page;
+    const auto end = (reinterpret_cast<uintptr_t>(out.data_ptr()) + static_cast<uintptr_t>(bytes)) / page * page;
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  }
+#endif
+  return out;
+}
+
+// Broadcast strides of an intensity table (1 or N, 1 or C, L) over images (N, C, H, W).
+struct TableView {
+  int64_t stride_n;
+  int64_t stride_c;
+  int64_t levels;
+};
+
+inline TableView table_view(const char* op, const char* name, const Tensor& table, int64_t n, int64_t c) {
+  check_dim(op, name, table, 3, "a table of shape (1 or N, 1 or C, L)");
+  STD_TORCH_CHECK((table.size(0) == 1 || table.size(0) == n) && (table.size(1) == 1 || table.size(1) == c),
+                  op,
+                  ": ",
+                  name,
+                  " of shape ",
+                  shape_text(table),
+                  " does not broadcast over N=",
+                  n,
+                  ", C=",
+                  c,
+                  "; give (L,), (C, L) or (N, C, L)");
+  const int64_t levels = table.size(2);
+  STD_TORCH_CHECK(levels >= 2 && levels <= 65536,
+                  op,
+                  ": ",
+                  name,
+                  " must have 2 to 65536 levels, got ",
+                  levels);
+  return {table.size(0) == 1 ? 0 : table.size(1) * levels, table.size(1) == 1 ? 0 : levels, levels};
+}
+
+}  // namespace hdrops

@@ -1,0 +1,23 @@
+"""hdrops: fast operators and complete systems for multi-exposure imaging on PyTorch.
+
+Images are ``(N, C, H, W)`` tensors, brackets ``(N, K, C, H, W)``, dark to bright. ``uint8`` and ``uint16`` images hold
+codes, floating-point images lie in [0, 1].
+"""
+
+import torch  # noqa: F401  (torch must be loaded before the extension that links against it)
+
+from hdrops import _C as _C
+from hdrops.ops.exposure_fusion import exposure_fusion
+from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
+
+__version__: str = _C.__version__
+
+__all__ = [
+    "__version__",
+    "crf_imf",
+    "estimate_imf",
+    "exposure_fusion",
+    "gamma_imf",
+    "imf_fuse",
+    "intermediate_imf",
+]

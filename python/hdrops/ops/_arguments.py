@@ -1,0 +1,59 @@
+"""Argument handling that the public functions share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+IMAGE_DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+CODE_DTYPES = (torch.uint8, torch.uint16)
+
+
+def as_tensor(array: Any, name: str) -> torch.Tensor:
+    """A tensor itself, or any array that speaks DLPack (NumPy, CuPy, JAX) without a copy."""
+    if isinstance(array, torch.Tensor):
+        return array
+    if hasattr(array, "__dlpack__"):
+        return torch.from_dlpack(array)
+    raise TypeError(f"{name} must be a tensor or an array that supports DLPack, got {type(array).__name__}")
+
+
+def check_image_dtype(image: torch.Tensor, name: str) -> None:
+    if image.dtype not in IMAGE_DTYPES:
+        raise TypeError(f"{name} must be uint8, uint16 or floating point, got {image.dtype}")
+
+
+def compute_dtype(image: torch.Tensor) -> torch.dtype:
+    """The arithmetic type of an operator: float64 for float64 images, float32 for all others."""
+    return torch.float64 if image.dtype == torch.float64 else torch.float32
+
+
+def output_dtype(image: torch.Tensor, dtype: torch.dtype | None, out: torch.Tensor | None) -> torch.dtype:
+    """The element type of a result: ``dtype``, else that of ``out``, else that of the image."""
+    if dtype is not None and out is not None and dtype != out.dtype:
+        raise ValueError(f"dtype={dtype} contradicts out, which is {out.dtype}; give one of them")
+    wanted = dtype or (image.dtype if out is None else out.dtype)
+    allowed = (image.dtype, torch.float32) if image.dtype in CODE_DTYPES else (image.dtype,)
+    if wanted not in allowed:
+        raise TypeError(
+            f"a result of {wanted} from {image.dtype} images is not offered; "
+            f"ask for {' or '.join(str(d) for d in allowed)}"
+        )
+    return wanted
+
+
+def check_out(out: torch.Tensor, shape: torch.Size, inputs: list[torch.Tensor]) -> None:
+    if out.shape != shape:
+        raise ValueError(f"out has shape {tuple(out.shape)}, the result {tuple(shape)}")
+    if out.device != inputs[0].device:
+        raise ValueError(f"out is on {out.device}, the images on {inputs[0].device}")
+    if torch.is_grad_enabled() and (out.requires_grad or any(x.requires_grad for x in inputs)):
+        raise RuntimeError("out= does not support autograd; leave it out, or work under torch.no_grad()")
+
+
+def keep_format(result: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """The result in the memory format of the image."""
+    if image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous():
+        return result.contiguous(memory_format=torch.channels_last)
+    return result
