@@ -49,27 +49,6 @@ inline ImfProblem check_imf(const Tensor& dark,
           table_view(op, "imf_bright", imf_bright, n, c)};
 }
 
-// The output type asked for: that of the images, or float32 for integer images.
-inline ScalarType check_output_dtype(const char* op, ScalarType image, std::optional<ScalarType> wanted) {
-  const ScalarType dtype = wanted.value_or(image);
-  STD_TORCH_CHECK(dtype == image || (is_code(image) && dtype == ScalarType::Float),
-                  op,
-                  ": an output of ",
-                  dtype_name(dtype),
-                  " from ",
-                  dtype_name(image),
-                  " images is not offered; ask for ",
-                  dtype_name(image),
-                  is_code(image) ? " or float32" : "");
-  return dtype;
-}
-
-inline void check_out(const char* op, const Tensor& out, const std::vector<int64_t>& shape, const Tensor& like) {
-  STD_TORCH_CHECK(shape_of(out) == shape, op, ": out has shape ", shape_text(out), ", not that of the result");
-  STD_TORCH_CHECK(out.is_contiguous(), op, ": out must be contiguous");
-  check_same_device(op, "out", out, like);
-}
-
 inline void check_histogram(const Tensor& source, const Tensor& target, int64_t levels) {
   constexpr auto op = "estimate_imf";
   check_dim(op, "source", source, 4, "(N, C, H, W)");

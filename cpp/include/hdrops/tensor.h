@@ -98,6 +98,27 @@ inline void check_dim(const char* op, const char* name, const Tensor& t, int64_t
       t.dim() == dim, op, ": ", name, " must be ", layout, ", got shape ", shape_text(t));
 }
 
+// The output type asked for: that of the images, or float32 for integer images.
+inline ScalarType check_output_dtype(const char* op, ScalarType image, std::optional<ScalarType> wanted) {
+  const ScalarType dtype = wanted.value_or(image);
+  STD_TORCH_CHECK(dtype == image || (is_code(image) && dtype == ScalarType::Float),
+                  op,
+                  ": an output of ",
+                  dtype_name(dtype),
+                  " from ",
+                  dtype_name(image),
+                  " images is not offered; ask for ",
+                  dtype_name(image),
+                  is_code(image) ? " or float32" : "");
+  return dtype;
+}
+
+inline void check_out(const char* op, const Tensor& out, const std::vector<int64_t>& shape, const Tensor& like) {
+  STD_TORCH_CHECK(shape_of(out) == shape, op, ": out has shape ", shape_text(out), ", not that of the result");
+  STD_TORCH_CHECK(out.is_contiguous(), op, ": out must be contiguous");
+  check_same_device(op, "out", out, like);
+}
+
 // A fresh tensor of the given shape on the device of `like`. Outputs of 4 MB and more on the CPU are advised onto huge
 // pages before first touch: faulting 4-KiB pages costs more than most kernels here.
 inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
