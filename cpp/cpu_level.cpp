@@ -11,10 +11,12 @@ CpuLevel best_cpu_level() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                     __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
                     __builtin_cpu_supports("f16c");
-  // AVX-512 here means the byte permutations of VBMI too (Ice Lake, Zen 4 and later): the table lookups need them.
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512vbmi");
+  // AVX-512 here means the byte permutations of VBMI too (Ice Lake, Zen 4 and later): the table
+  // lookups need them.
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd") &&
+                      __builtin_cpu_supports("avx512vbmi");
   if (avx512) return CpuLevel::avx512;
   if (avx2) return CpuLevel::avx2;
 #endif
@@ -39,9 +41,10 @@ static CpuLevel chosen_cpu_level() {
   for (const CpuLevel level : {CpuLevel::baseline, CpuLevel::avx2, CpuLevel::avx512}) {
     if (cpu_level_name(level) != forced) continue;
     if (level > best) {
-      throw std::runtime_error("HDROPS_CPU=" + std::string(forced) +
-                               " is not available here; the best level of this build on this processor is " +
-                               cpu_level_name(best));
+      throw std::runtime_error(
+          "HDROPS_CPU=" + std::string(forced) +
+          " is not available here; the best level of this build on this processor is " +
+          cpu_level_name(best));
     }
     return level;
   }

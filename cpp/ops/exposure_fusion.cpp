@@ -1,12 +1,17 @@
 // exposure_fusion on the CPU (Mertens, Kautz and Van Reeth, "Exposure fusion").
 //
-// Passes over one image of N, with K exposures of C channels; P is the number of pixels, levels above the finest add a
-// third:
+// Passes over one image of N, with K exposures of C channels; P is the number of pixels, levels
+// above the finest add a third:
 //   1. weights: reads K C P codes, writes K P normalised weights.
 //   2. pyramids: reads weights and codes, writes a third of K (C + 1) P values.
-//   3. collapse, coarse to fine: reads all of these and the next coarser result, writes C P results. No Laplacian pyramid
-//      is stored: a band is formed from an image row and the upward-filtered row below it while it is blended.
-// All passes are parallel over rows, and no row depends on how rows fall to threads. The backward recomputes 1 and 2.
+//   3. collapse, coarse to fine: reads all of these and the next coarser result, writes C P
+//   results. No Laplacian pyramid
+//      is stored: a band is formed from an image row and the upward-filtered row below it while it
+//      is blended.
+// All passes are parallel over rows, and no row depends on how rows fall to threads. The backward
+// recomputes 1 and 2.
+
+#include "hdrops/simd/exposure_fusion.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -16,15 +21,16 @@
 #include <type_traits>
 
 #include "hdrops/exposure_fusion_checks.h"
-#include "hdrops/simd/exposure_fusion.h"
 
 namespace hdrops {
 namespace {
 
 template <class T>
 const FusionLoops<T>& loops() {
-  if constexpr (std::is_same_v<T, float>) return HDROPS_PICK(fusion_loops_f32);
-  else return HDROPS_PICK(fusion_loops_f64);
+  if constexpr (std::is_same_v<T, float>)
+    return HDROPS_PICK(fusion_loops_f32);
+  else
+    return HDROPS_PICK(fusion_loops_f64);
 }
 
 Storage storage_of(ScalarType dtype) {
@@ -49,9 +55,11 @@ int64_t bytes_of(Storage storage) {
   return bytes[static_cast<size_t>(storage)];
 }
 
-// ---- filters along one axis ----------------------------------------------------------------------------------------
+// ---- filters along one axis
+// ----------------------------------------------------------------------------------------
 
-// A filter of the pyramid or its adjoint, as taps for every sample near the borders and everywhere else.
+// A filter of the pyramid or its adjoint, as taps for every sample near the borders and everywhere
+// else.
 template <class T>
 class Filter {
  public:
@@ -110,7 +118,8 @@ class Filter {
   static Row down_taps(int64_t i, int64_t fine) {
     constexpr T binomial[] = {T(1.0 / 16), T(4.0 / 16), T(6.0 / 16), T(4.0 / 16), T(1.0 / 16)};
     Row row;
-    for (int64_t tap = 0; tap < 5; ++tap) put(row, math::mirror(2 * i + tap - 2, fine), binomial[tap]);
+    for (int64_t tap = 0; tap < 5; ++tap)
+      put(row, math::mirror(2 * i + tap - 2, fine), binomial[tap]);
     return row;
   }
 
@@ -164,14 +173,17 @@ struct Step {
 
 // Row y of a filtered plane: down the columns, then along the row. `scratch` holds one input row.
 template <class T>
-void filtered_row(const typename Step<T>::Pair& filter, const T* plane, int64_t y, T* scratch, T* out) {
+void filtered_row(
+    const typename Step<T>::Pair& filter, const T* plane, int64_t y, T* scratch, T* out) {
   const AxisFilter<T> rows = filter.rows.view(), columns = filter.columns.view();
   const int64_t first = rows.begin[y];
-  loops<T>().combine(plane, columns.inputs, rows.taps + first, rows.begin[y + 1] - first, columns.inputs, scratch);
+  loops<T>().combine(
+      plane, columns.inputs, rows.taps + first, rows.begin[y + 1] - first, columns.inputs, scratch);
   loops<T>().filter(columns, scratch, out);
 }
 
-// ---- one image -----------------------------------------------------------------------------------------------------
+// ---- one image
+// -----------------------------------------------------------------------------------------------------
 
 struct Size {
   int64_t height, width;
@@ -182,7 +194,8 @@ struct Size {
 template <class Body>
 void over_rows(int64_t rows, int64_t work, const Body& body) {
   constexpr int64_t grain = 1 << 16;
-  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, grain / std::max<int64_t>(work, 1)), body);
+  torch::stable::parallel_for(
+      0, rows, std::max<int64_t>(1, grain / std::max<int64_t>(work, 1)), body);
 }
 
 template <class T>
@@ -208,11 +221,13 @@ class Fusion {
 
   int32_t depth() const { return static_cast<int32_t>(steps_.size()); }
 
-  // Values of the pyramids of one image: weights of all levels, images and results of all but the finest.
+  // Values of the pyramids of one image: weights of all levels, images and results of all but the
+  // finest.
   int64_t pyramid_size() const {
     int64_t total = 0;
     for (size_t level = 0; level < sizes_.size(); ++level) {
-      total += sizes_[level].pixels() * (problem_.k + (level > 0 ? (problem_.k + 1) * problem_.c : 0));
+      total +=
+          sizes_[level].pixels() * (problem_.k + (level > 0 ? (problem_.k + 1) * problem_.c : 0));
     }
     return total;
   }
@@ -241,33 +256,39 @@ class Fusion {
   void collapse(const Finish& finish) {
     for (int32_t level = depth(); level >= 0; --level) {
       const Size size = sizes_[static_cast<size_t>(level)];
-      over_rows(size.height, size.width * problem_.c * (problem_.k + 1) * 4, [&](int64_t begin, int64_t end) {
-        const Rows rows(*this, level);
-        const auto sum = buffer<T>(size.width), coarse = buffer<T>(size.width);
-        for (int64_t y = begin; y < end; ++y) {
-          for (int64_t c = 0; c < problem_.c; ++c) {
-            if (level < depth()) {
-              filtered_row<T>(up(level), plane(results_, level + 1, c), y, rows.scratch(), sum.get());
-            } else {
-              std::fill_n(sum.get(), size.width, T(0));
-            }
-            for (int64_t k = 0; k < problem_.k; ++k) {
-              loops<T>().blend(weight_row(level, k, y),
-                               rows.image(k, c, y),
-                               band_base(level, k, c, y, rows, coarse.get()),
-                               size.width,
-                               sum.get());
-            }
-            if (level > 0) std::copy_n(sum.get(), size.width, plane(results_, level, c) + y * size.width);
-            else finish(c, y, sum.get());
-          }
-        }
-      });
+      over_rows(size.height,
+                size.width * problem_.c * (problem_.k + 1) * 4,
+                [&](int64_t begin, int64_t end) {
+                  const Rows rows(*this, level);
+                  const auto sum = buffer<T>(size.width), coarse = buffer<T>(size.width);
+                  for (int64_t y = begin; y < end; ++y) {
+                    for (int64_t c = 0; c < problem_.c; ++c) {
+                      if (level < depth()) {
+                        filtered_row<T>(
+                            up(level), plane(results_, level + 1, c), y, rows.scratch(), sum.get());
+                      } else {
+                        std::fill_n(sum.get(), size.width, T(0));
+                      }
+                      for (int64_t k = 0; k < problem_.k; ++k) {
+                        loops<T>().blend(weight_row(level, k, y),
+                                         rows.image(k, c, y),
+                                         band_base(level, k, c, y, rows, coarse.get()),
+                                         size.width,
+                                         sum.get());
+                      }
+                      if (level > 0)
+                        std::copy_n(
+                            sum.get(), size.width, plane(results_, level, c) + y * size.width);
+                      else
+                        finish(c, y, sum.get());
+                    }
+                  }
+                });
     }
   }
 
-  // Gradient of the bracket in [0, 1] units times `unit` of the storage; `grad` is (C, H, W) in [0, 1] units.
-  // `adjoint` holds adjoint_size() values.
+  // Gradient of the bracket in [0, 1] units times `unit` of the storage; `grad` is (C, H, W) in [0,
+  // 1] units. `adjoint` holds adjoint_size() values.
   int64_t adjoint_size() const {
     int64_t total = 2 * problem_.k * sizes_[0].pixels();
     for (size_t level = 1; level < sizes_.size(); ++level) {
@@ -293,7 +314,8 @@ class Fusion {
 
     // Of the collapse: the gradient of a coarser result is the adjoint of the upward filter.
     const auto result_grad = [&](int32_t level, int64_t c) {
-      return level == 0 ? grad + c * sizes_[0].pixels() : static_cast<const T*>(plane(result_grads, level, c));
+      return level == 0 ? grad + c * sizes_[0].pixels()
+                        : static_cast<const T*>(plane(result_grads, level, c));
     };
     for (int32_t level = 0; level < depth(); ++level) {
       resample(*steps_[static_cast<size_t>(level)].up_adjoint,
@@ -307,80 +329,101 @@ class Fusion {
     // Of the bands and of both Gaussian pyramids, coarse to fine; the finest images follow below.
     for (int32_t level = depth(); level >= 0; --level) {
       const Size size = sizes_[static_cast<size_t>(level)];
-      over_rows(size.height, size.width * problem_.k * (problem_.c + 1) * 6, [&](int64_t begin, int64_t end) {
-        const Rows rows(*this, level);
-        const auto coarse = buffer<T>(size.width);
-        for (int64_t y = begin; y < end; ++y) {
-          for (int64_t k = 0; k < problem_.k; ++k) {
-            T* weight_grad = plane(weight_grads, level, k) + y * size.width;
-            if (level < depth()) {
-              filtered_row<T>(*steps_[static_cast<size_t>(level)].down_adjoint,
-                              plane(weight_grads, level + 1, k),
-                              y,
-                              rows.scratch(),
-                              weight_grad);
-            } else {
-              std::fill_n(weight_grad, size.width, T(0));
-            }
-            for (int64_t c = 0; c < problem_.c; ++c) {
-              loops<T>().blend_weight_grad(result_grad(level, c) + y * size.width,
-                                           rows.image(k, c, y),
-                                           band_base(level, k, c, y, rows, coarse.get()),
-                                           size.width,
-                                           weight_grad);
-              if (level > 0) {
-                T* to = plane(image_grads, level, k * problem_.c + c) + y * size.width;
-                image_grad_row(level, k, c, y, result_grad, image_grads, rows, coarse.get(), to);
-              }
-            }
-          }
-        }
-      });
+      over_rows(size.height,
+                size.width * problem_.k * (problem_.c + 1) * 6,
+                [&](int64_t begin, int64_t end) {
+                  const Rows rows(*this, level);
+                  const auto coarse = buffer<T>(size.width);
+                  for (int64_t y = begin; y < end; ++y) {
+                    for (int64_t k = 0; k < problem_.k; ++k) {
+                      T* weight_grad = plane(weight_grads, level, k) + y * size.width;
+                      if (level < depth()) {
+                        filtered_row<T>(*steps_[static_cast<size_t>(level)].down_adjoint,
+                                        plane(weight_grads, level + 1, k),
+                                        y,
+                                        rows.scratch(),
+                                        weight_grad);
+                      } else {
+                        std::fill_n(weight_grad, size.width, T(0));
+                      }
+                      for (int64_t c = 0; c < problem_.c; ++c) {
+                        loops<T>().blend(result_grad(level, c) + y * size.width,
+                                         rows.image(k, c, y),
+                                         band_base(level, k, c, y, rows, coarse.get()),
+                                         size.width,
+                                         weight_grad);
+                        if (level > 0) {
+                          T* to = plane(image_grads, level, k * problem_.c + c) + y * size.width;
+                          image_grad_row(
+                              level, k, c, y, result_grad, image_grads, rows, coarse.get(), to);
+                        }
+                      }
+                    }
+                  }
+                });
     }
 
     weigh_backward(weight_grads[0], laplacian_grads);
 
     // Finest images: bands, Gaussian pyramid, and the three measures.
     const Size size = sizes_[0];
-    over_rows(size.height, size.width * problem_.k * problem_.c * 12, [&](int64_t begin, int64_t end) {
-      const Rows rows(*this, 0);
-      const GreyRows greys(*this);
-      const auto coarse = buffer<T>(size.width), unused = buffer<T>(size.width);
-      const auto channels = buffer<T>(3 * size.width);
-      T* const to[3] = {channels.get(), channels.get() + size.width, channels.get() + 2 * size.width};
-      for (int64_t k = 0; k < problem_.k; ++k) {
-        const T* laplacian = laplacian_grads + k * size.pixels();
-        for (int64_t y = begin; y < end; ++y) {
-          for (int64_t c = 0; c < problem_.c; ++c) {
-            image_grad_row(0, k, c, y, result_grad, image_grads, rows, coarse.get(), to[c]);
+    over_rows(
+        size.height, size.width * problem_.k * problem_.c * 12, [&](int64_t begin, int64_t end) {
+          const Rows rows(*this, 0);
+          const GreyRows greys(*this);
+          const auto coarse = buffer<T>(size.width), unused = buffer<T>(size.width);
+          const auto channels = buffer<T>(3 * size.width);
+          T* const to[3] = {
+              channels.get(), channels.get() + size.width, channels.get() + 2 * size.width};
+          for (int64_t k = 0; k < problem_.k; ++k) {
+            const T* laplacian = laplacian_grads + k * size.pixels();
+            for (int64_t y = begin; y < end; ++y) {
+              for (int64_t c = 0; c < problem_.c; ++c) {
+                image_grad_row(0, k, c, y, result_grad, image_grads, rows, coarse.get(), to[c]);
+              }
+              loops<T>().weights_grad(greys.at(k, y, y == begin),
+                                      weight_grads[0] + k * size.pixels() + y * size.width,
+                                      size.width,
+                                      parameters_,
+                                      to,
+                                      unused.get());
+              const bool single = size.height == 1;
+              const int64_t above = single ? y : y - 1, below = y + 1;
+              loops<T>().contrast_grad(laplacian + std::max<int64_t>(above, 0) * size.width,
+                                       single   ? T(2)
+                                       : y == 0 ? T(0)
+                                       : y == 1 ? T(2)
+                                                : T(1),
+                                       laplacian + y * size.width,
+                                       laplacian + std::min(below, size.height - 1) * size.width,
+                                       below >= size.height   ? T(0)
+                                       : y == size.height - 2 ? T(2)
+                                                              : T(1),
+                                       size.width,
+                                       problem_.c,
+                                       parameters_,
+                                       to);
+              for (int64_t c = 0; c < problem_.c; ++c) finish(k, c, y, to[c]);
+            }
           }
-          loops<T>().weights_grad(
-              greys.at(k, y, y == begin), weight_grads[0] + k * size.pixels() + y * size.width, size.width, parameters_, to,
-              unused.get());
-          const bool single = size.height == 1;
-          const int64_t above = single ? y : y - 1, below = y + 1;
-          loops<T>().contrast_grad(laplacian + std::max<int64_t>(above, 0) * size.width,
-                                   single ? T(2) : y == 0 ? T(0) : y == 1 ? T(2) : T(1),
-                                   laplacian + y * size.width,
-                                   laplacian + std::min(below, size.height - 1) * size.width,
-                                   below >= size.height ? T(0) : y == size.height - 2 ? T(2) : T(1),
-                                   size.width,
-                                   problem_.c,
-                                   parameters_,
-                                   to);
-          for (int64_t c = 0; c < problem_.c; ++c) finish(k, c, y, to[c]);
-        }
-      }
-    });
+        });
   }
 
  private:
   static math::FusionParameters<T> parameters(const FusionProblem& p, Storage storage) {
-    const T unit = storage == Storage::u8 ? T(1.0 / 255) : storage == Storage::u16 ? T(1.0 / 65535) : T(1);
-    return {static_cast<T>(p.contrast), static_cast<T>(p.saturation), static_cast<T>(p.exposedness), p.opencv, unit};
+    const T unit = storage == Storage::u8    ? T(1.0 / 255)
+                   : storage == Storage::u16 ? T(1.0 / 65535)
+                                             : T(1);
+    return {static_cast<T>(p.contrast),
+            static_cast<T>(p.saturation),
+            static_cast<T>(p.exposedness),
+            p.opencv,
+            unit};
   }
 
-  const typename Step<T>::Pair& up(int32_t level) const { return steps_[static_cast<size_t>(level)].up; }
+  const typename Step<T>::Pair& up(int32_t level) const {
+    return steps_[static_cast<size_t>(level)].up;
+  }
 
   T* plane(const std::vector<T*>& levels, int32_t level, int64_t index) const {
     return levels[static_cast<size_t>(level)] + index * sizes_[static_cast<size_t>(level)].pixels();
@@ -391,15 +434,20 @@ class Fusion {
   }
 
   void load(int64_t k, int64_t c, int64_t y, T scale, T* out) const {
-    const int64_t offset = ((k * problem_.c + c) * problem_.h + y) * problem_.w * bytes_of(storage_);
+    const int64_t offset =
+        ((k * problem_.c + c) * problem_.h + y) * problem_.w * bytes_of(storage_);
     loops<T>().load(bracket_ + offset, storage_, problem_.w, scale, out);
   }
 
-  // Image rows of one level in [0, 1] units; those of the finest are loaded from the bracket when asked for.
+  // Image rows of one level in [0, 1] units; those of the finest are loaded from the bracket when
+  // asked for.
   class Rows {
    public:
     Rows(const Fusion& fusion, int32_t level)
-        : fusion_(fusion), level_(level), row_(buffer<T>(fusion.problem_.w)), scratch_(buffer<T>(fusion.problem_.w)) {}
+        : fusion_(fusion),
+          level_(level),
+          row_(buffer<T>(fusion.problem_.w)),
+          scratch_(buffer<T>(fusion.problem_.w)) {}
 
     const T* image(int64_t k, int64_t c, int64_t y) const {
       if (level_ > 0) {
@@ -418,10 +466,13 @@ class Fusion {
     std::unique_ptr<T[]> row_, scratch_;
   };
 
-  // What is subtracted from an image row to get its band: the coarser level, filtered upward; null at the coarsest.
-  const T* band_base(int32_t level, int64_t k, int64_t c, int64_t y, const Rows& rows, T* out) const {
+  // What is subtracted from an image row to get its band: the coarser level, filtered upward; null
+  // at the coarsest.
+  const T* band_base(
+      int32_t level, int64_t k, int64_t c, int64_t y, const Rows& rows, T* out) const {
     if (level == depth()) return nullptr;
-    filtered_row<T>(up(level), plane(images_, level + 1, k * problem_.c + c), y, rows.scratch(), out);
+    filtered_row<T>(
+        up(level), plane(images_, level + 1, k * problem_.c + c), y, rows.scratch(), out);
     return out;
   }
 
@@ -434,7 +485,8 @@ class Fusion {
           greys_(buffer<T>(fusion.problem_.k * 3 * stride_)),
           raw_(buffer<T>(3 * fusion.problem_.w)) {}
 
-    // Rows around y of exposure k. `fresh` loads all three grey rows; otherwise y is the successor of the last one.
+    // Rows around y of exposure k. `fresh` loads all three grey rows; otherwise y is the successor
+    // of the last one.
     WeightRows<T> at(int64_t k, int64_t y, bool fresh) const {
       const int64_t height = fusion_.problem_.h;
       if (fresh) {
@@ -449,7 +501,9 @@ class Fusion {
     }
 
    private:
-    T* slot(int64_t k, int64_t y) const { return greys_.get() + (k * 3 + (y + 3) % 3) * stride_ + 1; }
+    T* slot(int64_t k, int64_t y) const {
+      return greys_.get() + (k * 3 + (y + 3) % 3) * stride_ + 1;
+    }
 
     void load(int64_t k, int64_t y) const {
       for (int64_t c = 0; c < fusion_.problem_.c; ++c) {
@@ -471,50 +525,57 @@ class Fusion {
 
   void weigh() {
     const Size size = sizes_[0];
-    over_rows(size.height, size.width * problem_.k * problem_.c * 8, [&](int64_t begin, int64_t end) {
-      const GreyRows greys(*this);
-      std::vector<T*> rows(static_cast<size_t>(problem_.k));
-      for (int64_t y = begin; y < end; ++y) {
-        for (int64_t k = 0; k < problem_.k; ++k) {
-          rows[static_cast<size_t>(k)] = plane(weights_, 0, k) + y * size.width;
-          loops<T>().weights(greys.at(k, y, y == begin), size.width, parameters_, rows[static_cast<size_t>(k)]);
-        }
-        loops<T>().normalise(rows.data(), problem_.k, size.width);
-      }
-    });
+    over_rows(
+        size.height, size.width * problem_.k * problem_.c * 8, [&](int64_t begin, int64_t end) {
+          const GreyRows greys(*this);
+          std::vector<T*> rows(static_cast<size_t>(problem_.k));
+          for (int64_t y = begin; y < end; ++y) {
+            for (int64_t k = 0; k < problem_.k; ++k) {
+              rows[static_cast<size_t>(k)] = plane(weights_, 0, k) + y * size.width;
+              loops<T>().weights(greys.at(k, y, y == begin),
+                                 size.width,
+                                 parameters_,
+                                 rows[static_cast<size_t>(k)]);
+            }
+            loops<T>().normalise(rows.data(), problem_.k, size.width);
+          }
+        });
   }
 
-  // Gradients of normalised weights (K, H, W) become those of unnormalised weights in place, and the gradients of the
-  // Laplacians (K, H, W) are written.
+  // Gradients of normalised weights (K, H, W) become those of unnormalised weights in place, and
+  // the gradients of the Laplacians (K, H, W) are written.
   void weigh_backward(T* weight_grads, T* laplacian_grads) {
     const Size size = sizes_[0];
-    over_rows(size.height, size.width * problem_.k * problem_.c * 12, [&](int64_t begin, int64_t end) {
-      const GreyRows greys(*this);
-      const auto unnormalised = buffer<T>(problem_.k * size.width);
-      const auto unused = buffer<T>(3 * size.width);
-      T* const discard[3] = {unused.get(), unused.get() + size.width, unused.get() + 2 * size.width};
-      std::fill_n(unused.get(), 3 * size.width, T(0));
-      std::vector<const T*> weights(static_cast<size_t>(problem_.k));
-      std::vector<T*> grads(static_cast<size_t>(problem_.k));
-      for (int64_t y = begin; y < end; ++y) {
-        // The weights need every exposure before any gradient does: two rounds over the rows at hand.
-        for (int64_t k = 0; k < problem_.k; ++k) {
-          T* to = unnormalised.get() + k * size.width;
-          loops<T>().weights(greys.at(k, y, y == begin), size.width, parameters_, to);
-          weights[static_cast<size_t>(k)] = to;
-          grads[static_cast<size_t>(k)] = weight_grads + k * size.pixels() + y * size.width;
-        }
-        loops<T>().normalise_grad(weights.data(), grads.data(), problem_.k, size.width);
-        for (int64_t k = 0; k < problem_.k; ++k) {
-          loops<T>().weights_grad(greys.at(k, y, false),
-                                  grads[static_cast<size_t>(k)],
-                                  size.width,
-                                  parameters_,
-                                  discard,
-                                  laplacian_grads + k * size.pixels() + y * size.width);
-        }
-      }
-    });
+    over_rows(
+        size.height, size.width * problem_.k * problem_.c * 12, [&](int64_t begin, int64_t end) {
+          const GreyRows greys(*this);
+          const auto unnormalised = buffer<T>(problem_.k * size.width);
+          const auto unused = buffer<T>(3 * size.width);
+          T* const discard[3] = {
+              unused.get(), unused.get() + size.width, unused.get() + 2 * size.width};
+          std::fill_n(unused.get(), 3 * size.width, T(0));
+          std::vector<const T*> weights(static_cast<size_t>(problem_.k));
+          std::vector<T*> grads(static_cast<size_t>(problem_.k));
+          for (int64_t y = begin; y < end; ++y) {
+            // The weights need every exposure before any gradient does: two rounds over the rows at
+            // hand.
+            for (int64_t k = 0; k < problem_.k; ++k) {
+              T* to = unnormalised.get() + k * size.width;
+              loops<T>().weights(greys.at(k, y, y == begin), size.width, parameters_, to);
+              weights[static_cast<size_t>(k)] = to;
+              grads[static_cast<size_t>(k)] = weight_grads + k * size.pixels() + y * size.width;
+            }
+            loops<T>().normalise_grad(weights.data(), grads.data(), problem_.k, size.width);
+            for (int64_t k = 0; k < problem_.k; ++k) {
+              loops<T>().weights_grad(greys.at(k, y, false),
+                                      grads[static_cast<size_t>(k)],
+                                      size.width,
+                                      parameters_,
+                                      discard,
+                                      laplacian_grads + k * size.pixels() + y * size.width);
+            }
+          }
+        });
   }
 
   // Planes of the next coarser level from those of this one, or their adjoint counterpart.
@@ -528,7 +589,11 @@ class Fusion {
     over_rows(planes * size.height, size.width * 8, [&](int64_t begin, int64_t end) {
       const auto scratch = buffer<T>(filter.columns.view().inputs);
       for (int64_t i = begin; i < end; ++i) {
-        filtered_row<T>(filter, from + i / size.height * from_stride, i % size.height, scratch.get(), to + i * size.width);
+        filtered_row<T>(filter,
+                        from + i / size.height * from_stride,
+                        i % size.height,
+                        scratch.get(),
+                        to + i * size.width);
       }
     });
   }
@@ -544,32 +609,38 @@ class Fusion {
     }
     // From codes: the rows under the filter are loaded into a ring of five.
     const Size size = sizes_[next];
-    over_rows(problem_.k * problem_.c * size.height, problem_.w * 8, [&](int64_t begin, int64_t end) {
-      const auto ring = buffer<T>(6 * problem_.w);
-      std::array<int64_t, 5> held;
-      held.fill(-1);
-      const AxisFilter<T> rows = down.rows.view(), columns = down.columns.view();
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t image = i / size.height, y = i % size.height;
-        std::array<Tap<T>, 5> taps;
-        const int64_t first = rows.begin[y], count = rows.begin[y + 1] - first;
-        for (int64_t t = 0; t < count; ++t) {
-          const Tap<T>& tap = rows.taps[first + t];
-          const int64_t slot = tap.index % 5, key = image * problem_.h + tap.index;
-          if (held[static_cast<size_t>(slot)] != key) {
-            load(image / problem_.c, image % problem_.c, tap.index, parameters_.unit, ring.get() + slot * problem_.w);
-            held[static_cast<size_t>(slot)] = key;
+    over_rows(
+        problem_.k * problem_.c * size.height, problem_.w * 8, [&](int64_t begin, int64_t end) {
+          const auto ring = buffer<T>(6 * problem_.w);
+          std::array<int64_t, 5> held;
+          held.fill(-1);
+          const AxisFilter<T> rows = down.rows.view(), columns = down.columns.view();
+          for (int64_t i = begin; i < end; ++i) {
+            const int64_t image = i / size.height, y = i % size.height;
+            std::array<Tap<T>, 5> taps;
+            const int64_t first = rows.begin[y], count = rows.begin[y + 1] - first;
+            for (int64_t t = 0; t < count; ++t) {
+              const Tap<T>& tap = rows.taps[first + t];
+              const int64_t slot = tap.index % 5, key = image * problem_.h + tap.index;
+              if (held[static_cast<size_t>(slot)] != key) {
+                load(image / problem_.c,
+                     image % problem_.c,
+                     tap.index,
+                     parameters_.unit,
+                     ring.get() + slot * problem_.w);
+                held[static_cast<size_t>(slot)] = key;
+              }
+              taps[static_cast<size_t>(t)] = {slot, tap.weight};
+            }
+            T* combined = ring.get() + 5 * problem_.w;
+            loops<T>().combine(ring.get(), problem_.w, taps.data(), count, problem_.w, combined);
+            loops<T>().filter(columns, combined, images_[next] + i * size.width);
           }
-          taps[static_cast<size_t>(t)] = {slot, tap.weight};
-        }
-        T* combined = ring.get() + 5 * problem_.w;
-        loops<T>().combine(ring.get(), problem_.w, taps.data(), count, problem_.w, combined);
-        loops<T>().filter(columns, combined, images_[next] + i * size.width);
-      }
-    });
+        });
   }
 
-  // Gradient of row y of an image of one level: its own band, less the finer band's share, plus the Gaussian pyramid's.
+  // Gradient of row y of an image of one level: its own band, less the finer band's share, plus the
+  // Gaussian pyramid's.
   template <class ResultGrad>
   void image_grad_row(int32_t level,
                       int64_t k,
@@ -609,8 +680,10 @@ class Fusion {
     std::fill_n(combined.get(), finer.width, T(0));
     for (int64_t t = rows.begin[y]; t < rows.begin[y + 1]; ++t) {
       const int64_t at = rows.taps[t].index;
-      loops<T>().product(
-          weight_row(level - 1, k, at), result_grad(level - 1, c) + at * finer.width, finer.width, products.get());
+      loops<T>().product(weight_row(level - 1, k, at),
+                         result_grad(level - 1, c) + at * finer.width,
+                         finer.width,
+                         products.get());
       loops<T>().add(products.get(), rows.taps[t].weight, finer.width, combined.get());
     }
     loops<T>().filter(filter.columns.view(), combined.get(), scratch);
@@ -626,7 +699,8 @@ class Fusion {
   std::vector<T*> weights_, images_, results_;
 };
 
-// ---- all images ----------------------------------------------------------------------------------------------------
+// ---- all images
+// ----------------------------------------------------------------------------------------------------
 
 // Small images of a batch go to threads one by one; large ones share all threads.
 template <class Body>
@@ -643,11 +717,14 @@ void fuse_images(const FusionProblem& p, const Tensor& bracket, const Tensor& ou
   const int64_t row_bytes = p.w * bytes_of(to);
   over_images(p, [&](int64_t begin, int64_t end) {
     Fusion<T> fusion(p, in, false);
-    const Tensor scratch = allocate({fusion.pyramid_size()}, compute_dtype(bracket.scalar_type()), bracket);
+    const Tensor scratch =
+        allocate({fusion.pyramid_size()}, compute_dtype(bracket.scalar_type()), bracket);
     for (int64_t n = begin; n < end; ++n) {
-      fusion.build(static_cast<const char*>(bracket.const_data_ptr()) + n * image_bytes, scratch.mutable_data_ptr<T>());
+      fusion.build(static_cast<const char*>(bracket.const_data_ptr()) + n * image_bytes,
+                   scratch.mutable_data_ptr<T>());
       fusion.collapse([&](int64_t c, int64_t y, const T* row) {
-        char* target = static_cast<char*>(out.mutable_data_ptr()) + ((n * p.c + c) * p.h + y) * row_bytes;
+        char* target =
+            static_cast<char*>(out.mutable_data_ptr()) + ((n * p.c + c) * p.h + y) * row_bytes;
         loops<T>().store(row, to, p.w, !p.opencv, target);
       });
     }
@@ -657,8 +734,10 @@ void fuse_images(const FusionProblem& p, const Tensor& bracket, const Tensor& ou
 void fuse_into(const FusionProblem& p, const Tensor& bracket_in, const Tensor& out) {
   const Tensor bracket = torch::stable::contiguous(bracket_in);
   if (out.numel() == 0) return;
-  if (bracket.scalar_type() == ScalarType::Double) fuse_images<double>(p, bracket, out);
-  else fuse_images<float>(p, bracket, out);
+  if (bracket.scalar_type() == ScalarType::Double)
+    fuse_images<double>(p, bracket, out);
+  else
+    fuse_images<float>(p, bracket, out);
 }
 
 Tensor exposure_fusion(const Tensor& bracket,
@@ -687,7 +766,10 @@ void exposure_fusion_out(const Tensor& bracket,
 }
 
 template <class T>
-void backward_images(const FusionProblem& p, const Tensor& grad, const Tensor& bracket, const Tensor& out) {
+void backward_images(const FusionProblem& p,
+                     const Tensor& grad,
+                     const Tensor& bracket,
+                     const Tensor& out) {
   const Storage storage = storage_of(bracket.scalar_type());
   const int64_t pixels = p.h * p.w;
   over_images(p, [&](int64_t begin, int64_t end) {
@@ -699,7 +781,8 @@ void backward_images(const FusionProblem& p, const Tensor& grad, const Tensor& b
     for (int64_t n = begin; n < end; ++n) {
       const T* from = grad.const_data_ptr<T>() + n * p.c * pixels;
       T* upstream = masked.mutable_data_ptr<T>();
-      fusion.build(static_cast<const char*>(bracket.const_data_ptr()) + n * p.k * p.c * pixels * bytes_of(storage),
+      fusion.build(static_cast<const char*>(bracket.const_data_ptr()) +
+                       n * p.k * p.c * pixels * bytes_of(storage),
                    scratch.mutable_data_ptr<T>());
       if (p.opencv) {
         std::copy_n(from, p.c * pixels, upstream);
@@ -712,9 +795,11 @@ void backward_images(const FusionProblem& p, const Tensor& grad, const Tensor& b
         });
       }
       T* to = out.mutable_data_ptr<T>() + n * p.k * p.c * pixels;
-      fusion.differentiate(upstream, adjoint.mutable_data_ptr<T>(), [&](int64_t k, int64_t c, int64_t y, const T* row) {
-        std::copy_n(row, p.w, to + (k * p.c + c) * pixels + y * p.w);
-      });
+      fusion.differentiate(upstream,
+                           adjoint.mutable_data_ptr<T>(),
+                           [&](int64_t k, int64_t c, int64_t y, const T* row) {
+                             std::copy_n(row, p.w, to + (k * p.c + c) * pixels + y * p.w);
+                           });
     }
   });
 }
@@ -731,8 +816,10 @@ Tensor exposure_fusion_backward(const Tensor& grad_in,
   const Tensor bracket = torch::stable::contiguous(bracket_in);
   const Tensor out = allocate(shape_of(bracket), type, bracket);
   if (bracket.numel() > 0) {
-    if (type == ScalarType::Double) backward_images<double>(p, grad, bracket, out);
-    else backward_images<float>(p, grad, bracket, out);
+    if (type == ScalarType::Double)
+      backward_images<double>(p, grad, bracket, out);
+    else
+      backward_images<float>(p, grad, bracket, out);
   }
   return type == bracket.scalar_type() ? out : torch::stable::to(out, bracket.scalar_type());
 }

@@ -1,4 +1,7 @@
-// imf on the CPU: intensity mapping functions by histogram specification, and the weighted fusion of eq. 8-12.
+// imf on the CPU: intensity mapping functions by histogram specification, and the weighted fusion
+// of eq. 8-12.
+
+#include "hdrops/simd/imf.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -7,20 +10,22 @@
 #include <memory>
 
 #include "hdrops/imf_checks.h"
-#include "hdrops/simd/imf.h"
 
 namespace hdrops {
 namespace {
 
 const ImfLoops& loops() { return HDROPS_PICK(imf_loops); }
 
-// ---- estimate_imf --------------------------------------------------------------------------------------------------
+// ---- estimate_imf
+// --------------------------------------------------------------------------------------------------
 
-// Histogram specification of one channel at full code resolution: the source level z maps to the target level whose
-// mid-quantile equals that of z. Target levels that do not occur are interpolated between those that do. Source levels
-// that do not occur are interpolated; before the first and after the last trusted one the map continues in proportion
-// to z. Levels matched to `saturated` (8-bit units) or more carry no information on the target and are not trusted.
-void specify(const int64_t* source, const int64_t* target, int32_t codes, double saturated, double* map) {
+// Histogram specification of one channel at full code resolution: the source level z maps to the
+// target level whose mid-quantile equals that of z. Target levels that do not occur are
+// interpolated between those that do. Source levels that do not occur are interpolated; before the
+// first and after the last trusted one the map continues in proportion to z. Levels matched to
+// `saturated` (8-bit units) or more carry no information on the target and are not trusted.
+void specify(
+    const int64_t* source, const int64_t* target, int32_t codes, double saturated, double* map) {
   int64_t total_source = 0, total_target = 0;
   for (int32_t z = 0; z < codes; ++z) {
     total_source += source[z];
@@ -43,7 +48,8 @@ void specify(const int64_t* source, const int64_t* target, int32_t codes, double
     const double quantile = math::mid_quantile(below_source, source[z], total_source);
     below_source += source[z];
     while (upper < codes &&
-           math::mid_quantile(below_lower + target[lower], target[upper], total_target) <= quantile) {
+           math::mid_quantile(below_lower + target[lower], target[upper], total_target) <=
+               quantile) {
       below_lower += target[lower];
       lower = upper;
       upper = next_occupied(upper + 1);
@@ -51,7 +57,8 @@ void specify(const int64_t* source, const int64_t* target, int32_t codes, double
     double value = lower;
     const double at_lower = math::mid_quantile(below_lower, target[lower], total_target);
     if (upper < codes && quantile > at_lower) {
-      const double at_upper = math::mid_quantile(below_lower + target[lower], target[upper], total_target);
+      const double at_upper =
+          math::mid_quantile(below_lower + target[lower], target[upper], total_target);
       value += (upper - lower) * (quantile - at_lower) / (at_upper - at_lower);
     }
     map[z] = value;
@@ -70,7 +77,10 @@ void specify(const int64_t* source, const int64_t* target, int32_t codes, double
   }
 }
 
-Tensor estimate_imf(const Tensor& source_in, const Tensor& target_in, int64_t levels, double saturated) {
+Tensor estimate_imf(const Tensor& source_in,
+                    const Tensor& target_in,
+                    int64_t levels,
+                    double saturated) {
   check_histogram(source_in, target_in, levels);
   const Tensor source = torch::stable::contiguous(source_in);
   const Tensor target = torch::stable::contiguous(target_in);
@@ -80,8 +90,8 @@ Tensor estimate_imf(const Tensor& source_in, const Tensor& target_in, int64_t le
   Tensor out = allocate({source.size(0), source.size(1), levels}, ScalarType::Float, source);
   if (planes == 0) return out;
 
-  // Tasks: every plane of both images in pieces, so that one large image keeps all threads busy. Counts are integers:
-  // the sum does not depend on how the pieces fall.
+  // Tasks: every plane of both images in pieces, so that one large image keeps all threads busy.
+  // Counts are integers: the sum does not depend on how the pieces fall.
   const int64_t pieces = std::clamp<int64_t>(torch::stable::get_num_threads() / planes + 1, 1, 16);
   const int64_t tasks = 2 * planes * pieces;
   const auto counts = std::make_unique<int64_t[]>(static_cast<size_t>(tasks * codes));
@@ -94,7 +104,8 @@ Tensor estimate_imf(const Tensor& source_in, const Tensor& target_in, int64_t le
     if (bytes) {
       loops().histogram_u8(image.const_data_ptr<uint8_t>() + offset, length, to);
     } else {
-      loops().histogram_u16(static_cast<const uint16_t*>(image.const_data_ptr()) + offset, length, to);
+      loops().histogram_u16(
+          static_cast<const uint16_t*>(image.const_data_ptr()) + offset, length, to);
     }
   };
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
@@ -118,23 +129,28 @@ Tensor estimate_imf(const Tensor& source_in, const Tensor& target_in, int64_t le
       specify(both, both + pieces * codes, codes, saturated, map.get());
       const double to_units = 255.0 / (codes - 1);
       for (int64_t level = 0; level < levels; ++level) {
-        const double position = static_cast<double>(level) * (codes - 1) / static_cast<double>(levels - 1);
+        const double position =
+            static_cast<double>(level) * (codes - 1) / static_cast<double>(levels - 1);
         const auto at = math::table_position(position, codes);
-        result[plane * levels + level] = static_cast<float>(to_units * math::interpolate(map.get(), at));
+        result[plane * levels + level] =
+            static_cast<float>(to_units * math::interpolate(map.get(), at));
       }
     }
   });
   return out;
 }
 
-// ---- imf_fuse ------------------------------------------------------------------------------------------------------
+// ---- imf_fuse
+// ------------------------------------------------------------------------------------------------------
 
-// Below this many pixels for one pair of tables, evaluating each pixel is cheaper than filling a joint table.
+// Below this many pixels for one pair of tables, evaluating each pixel is cheaper than filling a
+// joint table.
 constexpr int64_t joint_worthwhile = 1 << 17;
 constexpr int64_t grain = 1 << 15;
 constexpr int64_t joint_size = 65536;
 
-// One pair of tables and the pixels it applies to: one channel of one image, or all of a batch that shares it.
+// One pair of tables and the pixels it applies to: one channel of one image, or all of a batch that
+// shares it.
 template <class T>
 struct Share {
   ImfChannel<T> channel;
@@ -199,10 +215,14 @@ void fuse_each(const Share<T>& share,
   });
 }
 
-// uint8 images: byte permutations where the level and the thresholds allow, else one joint table of both codes, else,
-// for few pixels, pixel by pixel.
+// uint8 images: byte permutations where the level and the thresholds allow, else one joint table of
+// both codes, else, for few pixels, pixel by pixel.
 template <class Out>
-void fuse_bytes(const Share<float>& share, int64_t plane_size, const uint8_t* dark, const uint8_t* bright, Out* out) {
+void fuse_bytes(const Share<float>& share,
+                int64_t plane_size,
+                const uint8_t* dark,
+                const uint8_t* bright,
+                Out* out) {
   constexpr bool to_bytes = std::is_same_v<Out, uint8_t>;
   const ImfLoops& loop = loops();
   if constexpr (to_bytes) {
@@ -220,18 +240,24 @@ void fuse_bytes(const Share<float>& share, int64_t plane_size, const uint8_t* da
     }
   }
   if (static_cast<int64_t>(share.planes.size()) * plane_size < joint_worthwhile) {
-    if constexpr (to_bytes) return fuse_each(share, plane_size, dark, bright, out, loop.fuse_u8);
-    else return fuse_each(share, plane_size, dark, bright, out, loop.fuse_u8_f32);
+    if constexpr (to_bytes)
+      return fuse_each(share, plane_size, dark, bright, out, loop.fuse_u8);
+    else
+      return fuse_each(share, plane_size, dark, bright, out, loop.fuse_u8_f32);
   }
   const auto joint = std::make_unique_for_overwrite<Out[]>(joint_size);
   torch::stable::parallel_for(0, 256, 32, [&](int64_t begin, int64_t end) {
     const auto first = static_cast<int32_t>(begin), last = static_cast<int32_t>(end);
-    if constexpr (to_bytes) loop.joint_u8(share.channel, first, last, joint.get());
-    else loop.joint_u8_f32(share.channel, first, last, joint.get());
+    if constexpr (to_bytes)
+      loop.joint_u8(share.channel, first, last, joint.get());
+    else
+      loop.joint_u8_f32(share.channel, first, last, joint.get());
   });
   over_planes(share.planes, plane_size, [&](int64_t at, int64_t length) {
-    if constexpr (to_bytes) loop.lookup_u8(dark + at, bright + at, length, joint.get(), out + at);
-    else loop.lookup_u8_f32(dark + at, bright + at, length, joint.get(), out + at);
+    if constexpr (to_bytes)
+      loop.lookup_u8(dark + at, bright + at, length, joint.get(), out + at);
+    else
+      loop.lookup_u8_f32(dark + at, bright + at, length, joint.get(), out + at);
   });
 }
 
@@ -269,19 +295,28 @@ void fuse_into(const Tensor& dark_in,
   }
   for (const auto& share : shares<float>(p, imf_dark, imf_bright, low_f32, high_f32)) {
     const auto each = [&]<class In, class Out>(ImfFuse<In, Out, float> fuse) {
-      fuse_each(share, p.plane, static_cast<const In*>(d), static_cast<const In*>(b), static_cast<Out*>(o), fuse);
+      fuse_each(share,
+                p.plane,
+                static_cast<const In*>(d),
+                static_cast<const In*>(b),
+                static_cast<Out*>(o),
+                fuse);
     };
     switch (dtype) {
       case ScalarType::Byte: {
         const auto* bytes_d = static_cast<const uint8_t*>(d);
         const auto* bytes_b = static_cast<const uint8_t*>(b);
-        if (to_float) fuse_bytes(share, p.plane, bytes_d, bytes_b, static_cast<float*>(o));
-        else fuse_bytes(share, p.plane, bytes_d, bytes_b, static_cast<uint8_t*>(o));
+        if (to_float)
+          fuse_bytes(share, p.plane, bytes_d, bytes_b, static_cast<float*>(o));
+        else
+          fuse_bytes(share, p.plane, bytes_d, bytes_b, static_cast<uint8_t*>(o));
         break;
       }
       case ScalarType::UInt16:
-        if (to_float) each(loop.fuse_u16_f32);
-        else each(loop.fuse_u16);
+        if (to_float)
+          each(loop.fuse_u16_f32);
+        else
+          each(loop.fuse_u16);
         break;
       case ScalarType::Half:
         each(loop.fuse_f16);
@@ -303,7 +338,8 @@ Tensor imf_fuse(const Tensor& dark,
                 const std::vector<double> high,
                 std::optional<ScalarType> dtype) {
   check_image_dtype("imf_fuse", "dark", dark);
-  const Tensor out = allocate(shape_of(dark), check_output_dtype("imf_fuse", dark.scalar_type(), dtype), dark);
+  const Tensor out =
+      allocate(shape_of(dark), check_output_dtype("imf_fuse", dark.scalar_type(), dtype), dark);
   fuse_into(dark, bright, imf_dark, imf_bright, low, high, out);
   return out;
 }
@@ -321,7 +357,8 @@ void imf_fuse_out(const Tensor& dark,
   fuse_into(dark, bright, imf_dark, imf_bright, low, high, out);
 }
 
-// ---- imf_fuse_backward ---------------------------------------------------------------------------------------------
+// ---- imf_fuse_backward
+// ---------------------------------------------------------------------------------------------
 
 template <class In, class T>
 void backward_planes(const ImfProblem& p,
@@ -336,11 +373,12 @@ void backward_planes(const ImfProblem& p,
                      T* grad_bright,
                      T* grad_imf_dark,
                      T* grad_imf_bright) {
-  // Table gradients are sums over pixels: each chunk of a fixed size sums for itself and the chunks are added in order,
-  // so the result does not depend on the number of threads.
+  // Table gradients are sums over pixels: each chunk of a fixed size sums for itself and the chunks
+  // are added in order, so the result does not depend on the number of threads.
   constexpr int64_t chunk_pixels = 1 << 16;
   const int64_t chunks = (p.plane + chunk_pixels - 1) / chunk_pixels;
-  const auto levels_dark = static_cast<size_t>(p.dark.levels), levels_bright = static_cast<size_t>(p.bright.levels);
+  const auto levels_dark = static_cast<size_t>(p.dark.levels),
+             levels_bright = static_cast<size_t>(p.bright.levels);
   const size_t levels = levels_dark + levels_bright;
   const int64_t batch = std::max<int64_t>(1, (int64_t{1} << 22) / static_cast<int64_t>(levels));
   for (const Share<T>& share : all) {
@@ -353,7 +391,8 @@ void backward_planes(const ImfProblem& p,
       torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
         for (int64_t task = begin; task < end; ++task) {
           const int64_t within = (first + task) % chunks * chunk_pixels;
-          const int64_t at = share.planes[static_cast<size_t>((first + task) / chunks)] * p.plane + within;
+          const int64_t at =
+              share.planes[static_cast<size_t>((first + task) / chunks)] * p.plane + within;
           T* sum = sums.get() + static_cast<size_t>(task) * levels;
           backward(grad.const_data_ptr<T>() + at,
                    static_cast<const In*>(dark.const_data_ptr()) + at,
@@ -404,7 +443,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> imf_fuse_backward(const Tensor& grad_
   torch::stable::zero_(grad_imf_bright);
   if (dark.numel() > 0) {
     const auto run = [&]<class In, class T>(ImfBackward<In, T> backward) {
-      const auto all = shares<T>(p, imf_dark, imf_bright, ramp<T>("low", low), ramp<T>("high", high));
+      const auto all =
+          shares<T>(p, imf_dark, imf_bright, ramp<T>("low", low), ramp<T>("high", high));
       backward_planes<In, T>(p,
                              grad,
                              dark,
@@ -418,10 +458,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> imf_fuse_backward(const Tensor& grad_
                              grad_imf_dark.mutable_data_ptr<T>(),
                              grad_imf_bright.mutable_data_ptr<T>());
     };
-    if (image == ScalarType::Byte) run(loops().backward_u8);
-    else if (image == ScalarType::UInt16) run(loops().backward_u16);
-    else if (compute == ScalarType::Double) run(loops().backward_f64);
-    else run(loops().backward_f32);
+    if (image == ScalarType::Byte)
+      run(loops().backward_u8);
+    else if (image == ScalarType::UInt16)
+      run(loops().backward_u16);
+    else if (compute == ScalarType::Double)
+      run(loops().backward_f64);
+    else
+      run(loops().backward_f32);
   }
   if (!is_code(image) && image != compute) {
     grad_dark = torch::stable::to(grad_dark, image);

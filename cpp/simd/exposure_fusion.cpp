@@ -8,7 +8,8 @@ namespace hdrops {
 namespace HDROPS_LEVEL {
 namespace {
 
-// ---- storage -------------------------------------------------------------------------------------------------------
+// ---- storage
+// -------------------------------------------------------------------------------------------------------
 
 template <class T, class In>
 void load_as(const void* row, int64_t n, T scale, T* out) {
@@ -78,9 +79,11 @@ void store(const double* row, Storage, int64_t n, bool clamp, void* out) {
   store_as<double, double>(row, n, clamp, out);
 }
 
-// ---- weights -------------------------------------------------------------------------------------------------------
+// ---- weights
+// -------------------------------------------------------------------------------------------------------
 
-// e^x for x <= 0, to 2 units in the last place: 2^n by exponent bits, the rest by a polynomial. Below -87 the result is 0.
+// e^x for x <= 0, to 2 units in the last place: 2^n by exponent bits, the rest by a polynomial.
+// Below -87 the result is 0.
 inline float exp_negative(float x) {
   const float bounded = x > -87.0f ? x : -87.0f;
   const float shifted = bounded * 1.44269504f + 12582912.0f;
@@ -111,9 +114,12 @@ Exponent kind_of(T exponent) {
 
 template <Exponent kind, class T>
 inline T raise(T x, T exponent) {
-  if constexpr (kind == Exponent::zero) return T(1);
-  else if constexpr (kind == Exponent::one) return x;
-  else return math::power(x, exponent);
+  if constexpr (kind == Exponent::zero)
+    return T(1);
+  else if constexpr (kind == Exponent::one)
+    return x;
+  else
+    return math::power(x, exponent);
 }
 
 template <class T>
@@ -123,7 +129,10 @@ inline T squared_distance(T raw, T unit) {
 }
 
 template <class T, Exponent contrast, Exponent saturation, bool exposed, int channels>
-void weights_as(const WeightRows<T>& rows, int64_t n, const math::FusionParameters<T>& parameters, T* __restrict__ out) {
+void weights_as(const WeightRows<T>& rows,
+                int64_t n,
+                const math::FusionParameters<T>& parameters,
+                T* __restrict__ out) {
   const math::FusionParameters<T> p = parameters;
   const T* __restrict__ above = rows.grey_above;
   const T* __restrict__ centre = rows.grey;
@@ -140,28 +149,36 @@ void weights_as(const WeightRows<T>& rows, int64_t n, const math::FusionParamete
     for (int64_t i = 0; i < n; ++i) {
       const T lap = math::laplacian(above[i], centre[i - 1], centre[i], centre[i + 1], below[i]);
       T weight = raise<contrast>(std::fabs(lap) * contrast_unit, q.contrast);
-      if constexpr (channels == 3) weight *= raise<saturation>(math::colourfulness(r[i], g[i], b[i], q), q.saturation);
+      if constexpr (channels == 3)
+        weight *= raise<saturation>(math::colourfulness(r[i], g[i], b[i], q), q.saturation);
       if constexpr (exposed) {
         T distance = squared_distance(r[i], q.unit);
-        if constexpr (channels == 3) distance += squared_distance(g[i], q.unit) + squared_distance(b[i], q.unit);
+        if constexpr (channels == 3)
+          distance += squared_distance(g[i], q.unit) + squared_distance(b[i], q.unit);
         weight *= exp_negative(falloff * distance);
       }
       out[i] = weight + static_cast<T>(math::fusion_epsilon);
     }
   };
-  if (p.opencv) run(std::true_type{});
-  else run(std::false_type{});
+  if (p.opencv)
+    run(std::true_type{});
+  else
+    run(std::false_type{});
 }
 
 template <class T>
 void weights(const WeightRows<T>& rows, int64_t n, const math::FusionParameters<T>& p, T* out) {
   const auto with_channels = [&]<Exponent contrast, Exponent saturation, bool exposed>() {
-    if (rows.count == 3) weights_as<T, contrast, saturation, exposed, 3>(rows, n, p, out);
-    else weights_as<T, contrast, saturation, exposed, 1>(rows, n, p, out);
+    if (rows.count == 3)
+      weights_as<T, contrast, saturation, exposed, 3>(rows, n, p, out);
+    else
+      weights_as<T, contrast, saturation, exposed, 1>(rows, n, p, out);
   };
   const auto with_exposedness = [&]<Exponent contrast, Exponent saturation>() {
-    if (p.exposedness != T(0)) with_channels.template operator()<contrast, saturation, true>();
-    else with_channels.template operator()<contrast, saturation, false>();
+    if (p.exposedness != T(0))
+      with_channels.template operator()<contrast, saturation, true>();
+    else
+      with_channels.template operator()<contrast, saturation, false>();
   };
   const auto with_saturation = [&]<Exponent contrast>() {
     switch (kind_of(p.saturation)) {
@@ -184,7 +201,11 @@ void weights(const WeightRows<T>& rows, int64_t n, const math::FusionParameters<
 }
 
 template <class T>
-void grey(const T* const* channels, int64_t count, int64_t n, const math::FusionParameters<T>& parameters, T* out) {
+void grey(const T* const* channels,
+          int64_t count,
+          int64_t n,
+          const math::FusionParameters<T>& parameters,
+          T* out) {
   const math::FusionParameters<T> p = parameters;
   const T* __restrict__ r = channels[0];
   T* __restrict__ to = out;
@@ -216,10 +237,16 @@ void normalise(T* const* rows, int64_t k, int64_t n) {
   }
 }
 
-// ---- pyramid -------------------------------------------------------------------------------------------------------
+// ---- pyramid
+// -------------------------------------------------------------------------------------------------------
 
 template <class T>
-void combine(const T* plane, int64_t stride, const Tap<T>* taps, int64_t count, int64_t n, T* __restrict__ out) {
+void combine(const T* plane,
+             int64_t stride,
+             const Tap<T>* taps,
+             int64_t count,
+             int64_t n,
+             T* __restrict__ out) {
   const auto row = [&](int64_t tap) { return plane + taps[tap].index * stride; };
   const auto first = [&](auto terms) {
     constexpr int64_t used = decltype(terms)::value;
@@ -269,13 +296,15 @@ void filter(const AxisFilter<T>& f, const T* __restrict__ in, T* __restrict__ ou
   const auto border = [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
       T sum = T(0);
-      for (int64_t t = f.begin[i]; t < f.begin[i + 1]; ++t) sum = math::fused(f.taps[t].weight, in[f.taps[t].index], sum);
+      for (int64_t t = f.begin[i]; t < f.begin[i + 1]; ++t)
+        sum = math::fused(f.taps[t].weight, in[f.taps[t].index], sum);
       out[i] = sum;
     }
   };
   border(0, f.inner_begin);
   if (f.shrink) {
-    const T outer = f.gain * T(1.0 / 16), inner = f.gain * T(4.0 / 16), centre = f.gain * T(6.0 / 16);
+    const T outer = f.gain * T(1.0 / 16), inner = f.gain * T(4.0 / 16),
+            centre = f.gain * T(6.0 / 16);
     const T* __restrict__ from = in + 2 * f.inner_begin;
     T* __restrict__ to = out + f.inner_begin;
     const int64_t n = f.inner_end - f.inner_begin;
@@ -308,7 +337,8 @@ void blend(const T* weight, const T* image, const T* coarse, int64_t n, T* __res
   }
 }
 
-// ---- backward ------------------------------------------------------------------------------------------------------
+// ---- backward
+// ------------------------------------------------------------------------------------------------------
 
 template <class T>
 void product(const T* a, const T* b, int64_t n, T* __restrict__ out) {
@@ -318,11 +348,6 @@ void product(const T* a, const T* b, int64_t n, T* __restrict__ out) {
 template <class T>
 void add(const T* a, T sign, int64_t n, T* __restrict__ out) {
   for (int64_t i = 0; i < n; ++i) out[i] = math::fused(sign, a[i], out[i]);
-}
-
-template <class T>
-void blend_weight_grad(const T* grad, const T* image, const T* coarse, int64_t n, T* __restrict__ weight_grad) {
-  blend(grad, image, coarse, n, weight_grad);
 }
 
 template <class T>
@@ -360,21 +385,24 @@ void weights_grad(const WeightRows<T>& rows,
     }
     const bool colour = rows.count == 3;
     const T saturation =
-        colour ? math::colourfulness(rows.channels[0][i], rows.channels[1][i], rows.channels[2][i], p) : T(0);
+        colour
+            ? math::colourfulness(rows.channels[0][i], rows.channels[1][i], rows.channels[2][i], p)
+            : T(0);
     const T by_contrast = math::power(contrast, p.contrast);
     const T by_saturation = colour ? math::power(saturation, p.saturation) : T(1);
     const T by_exposedness = p.exposedness != T(0) ? exp_negative(falloff * distance) : T(1);
     const T sign = lap > T(0) ? T(1) : lap < T(0) ? T(-1) : T(0);
-    laplacian_grad[i] =
-        grad[i] * by_saturation * by_exposedness * math::power_slope(contrast, p.contrast) * contrast_unit * sign;
-    const T of_saturation =
-        colour ? grad[i] * by_contrast * by_exposedness * math::power_slope(saturation, p.saturation) : T(0);
+    laplacian_grad[i] = grad[i] * by_saturation * by_exposedness *
+                        math::power_slope(contrast, p.contrast) * contrast_unit * sign;
+    const T of_saturation = colour ? grad[i] * by_contrast * by_exposedness *
+                                         math::power_slope(saturation, p.saturation)
+                                   : T(0);
     const T of_distance = grad[i] * by_contrast * by_saturation * by_exposedness * falloff;
     for (int64_t c = 0; c < rows.count; ++c) {
       T part = of_distance * T(2) * (x[c] - T(0.5));
       if (colour) {
-        part += of_saturation *
-                math::colourfulness_slope(x[c], x[(c + 1) % 3], x[(c + 2) % 3], saturation, p.opencv);
+        part += of_saturation * math::colourfulness_slope(
+                                    x[c], x[(c + 1) % 3], x[(c + 2) % 3], saturation, p.opencv);
       }
       channels_grad[c][i] += part;
     }
@@ -397,7 +425,8 @@ void contrast_grad(const T* above,
                             raw * (p.opencv ? T(0.587) : T(587)),
                             raw * (p.opencv ? T(0.114) : T(114))};
   for (int64_t i = 0; i < n; ++i) {
-    // A mirrored border hands the share of the sample outside to the second one: it counts twice there.
+    // A mirrored border hands the share of the sample outside to the second one: it counts twice
+    // there.
     const T left = i > 0 ? (i == 1 ? T(2) : T(1)) * centre[i - 1] : T(0);
     const T right = i + 1 < n ? (i == n - 2 ? T(2) : T(1)) * centre[i + 1] : T(0);
     const T single = n == 1 ? T(2) * centre[i] : T(0);
@@ -421,7 +450,6 @@ constexpr FusionLoops<T> make_loops() {
       .blend = blend<T>,
       .product = product<T>,
       .add = add<T>,
-      .blend_weight_grad = blend_weight_grad<T>,
       .normalise_grad = normalise_grad<T>,
       .weights_grad = weights_grad<T>,
       .contrast_grad = contrast_grad<T>,

@@ -15,14 +15,16 @@ namespace hdrops {
 namespace HDROPS_LEVEL {
 namespace {
 
-// Pixels handled between conversions: three or four float buffers of this length stay in the L1 cache.
-constexpr int64_t run_length = 1024;
+// Pixels handled between conversions: three or four float buffers of this length stay in the L1
+// cache.
+constexpr int64_t run_length = 512;
 
 // Raw storage units (codes, or [0, 1] for floats) to 8-bit code units.
 template <class In, class T>
 constexpr T to_code_units = static_cast<T>(255.0 / full_scale<In>);
 
-// ---- histograms ----------------------------------------------------------------------------------------------------
+// ---- histograms
+// ----------------------------------------------------------------------------------------------------
 
 // Few codes: four tables break the dependence of an increment on the one before it.
 void histogram_small(const uint8_t* codes, int64_t n, int64_t* counts) {
@@ -40,8 +42,8 @@ void histogram_small(const uint8_t* codes, int64_t n, int64_t* counts) {
   }
 }
 
-// Many codes: pairs of neighbours are counted in one increment (65,536 bins, of which a photograph touches few), and
-// repeats of eight equal pairs, as in clipped areas, only lengthen a run.
+// Many codes: pairs of neighbours are counted in one increment (65,536 bins, of which a photograph
+// touches few), and repeats of eight equal pairs, as in clipped areas, only lengthen a run.
 void histogram_u8(const uint8_t* codes, int64_t n, int64_t* counts) {
   constexpr int64_t worthwhile = 1 << 17;
   // Counts are 32-bit; a block cannot overflow them.
@@ -57,7 +59,8 @@ void histogram_u8(const uint8_t* codes, int64_t n, int64_t* counts) {
     uint64_t previous = 0;
     uint32_t repeats = 0;
     const auto flush = [&] {
-      for (int32_t shift = 0; shift < 64; shift += 16) even[(previous >> shift) & 0xffff] += repeats;
+      for (int32_t shift = 0; shift < 64; shift += 16)
+        even[(previous >> shift) & 0xffff] += repeats;
     };
     for (int64_t i = begin; i < end; i += 8) {
       uint64_t word;
@@ -96,23 +99,51 @@ void histogram_u16(const uint16_t* codes, int64_t n, int64_t* counts) {
   for (int64_t i = 0; i < n; ++i) ++counts[codes[i]];
 }
 
-// ---- fusion, pixel by pixel ----------------------------------------------------------------------------------------
+// ---- fusion, pixel by pixel
+// ----------------------------------------------------------------------------------------
 
-// One run in arithmetic units: `dark` and `bright` are raw values, `out` is in units of the storage type Out.
+// Values of one run in a table that is interpolated linearly; `step` is table entries per raw unit.
+// The entries are fetched one pixel at a time, both neighbours in one load: that beats the gather
+// instructions, which fetch them singly.
+template <class T>
+void look_up(const T* __restrict__ raw,
+             int64_t n,
+             T step,
+             const T* table,
+             int32_t levels,
+             T* __restrict__ value) {
+  int32_t index[run_length];
+  T fraction[run_length], pair[2 * run_length];
+  for (int64_t i = 0; i < n; ++i) {
+    const auto at = math::table_position(raw[i] * step, levels);
+    index[i] = at.index;
+    fraction[i] = at.fraction;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    std::memcpy(pair + 2 * i, table + index[i], 2 * sizeof(T));
+    asm volatile("");  // keeps the compiler from making gathers of this loop
+  }
+  for (int64_t i = 0; i < n; ++i)
+    value[i] = pair[2 * i] + fraction[i] * (pair[2 * i + 1] - pair[2 * i]);
+}
+
+// One run in arithmetic units: `dark` and `bright` are raw values, `out` is in units of the storage
+// type Out.
 template <class In, class Out, class T>
-void fuse_run(const T* dark, const T* bright, int64_t n, const ImfChannel<T>& channel, T* out) {
+void fuse_run(
+    const T* dark, const T* bright, int64_t n, const ImfChannel<T>& channel, T* __restrict__ out) {
   const T step_dark = static_cast<T>(channel.levels_dark - 1) / static_cast<T>(full_scale<In>);
   const T step_bright = static_cast<T>(channel.levels_bright - 1) / static_cast<T>(full_scale<In>);
   constexpr T units = static_cast<T>(full_scale<Out> / 255.0);
-  const ImfChannel<T> c = channel;
-#pragma GCC ivdep
+  const math::Ramp<T> low = channel.low, high = channel.high;
+  T value_dark[run_length], value_bright[run_length];
+  look_up(dark, n, step_dark, channel.dark, channel.levels_dark, value_dark);
+  look_up(bright, n, step_bright, channel.bright, channel.levels_bright, value_bright);
   for (int64_t i = 0; i < n; ++i) {
-    const T value_dark = math::interpolate(c.dark, math::table_position(dark[i] * step_dark, c.levels_dark));
-    const T value_bright = math::interpolate(c.bright, math::table_position(bright[i] * step_bright, c.levels_bright));
-    out[i] = units * math::blend(math::dark_weight(dark[i] * to_code_units<In, T>, c.low),
-                                 value_dark,
-                                 math::bright_weight(bright[i] * to_code_units<In, T>, c.high),
-                                 value_bright);
+    out[i] = units * math::blend(math::dark_weight(dark[i] * to_code_units<In, T>, low),
+                                 value_dark[i],
+                                 math::bright_weight(bright[i] * to_code_units<In, T>, high),
+                                 value_bright[i]);
   }
 }
 
@@ -138,11 +169,13 @@ void backward(const T* grad,
   constexpr T code = to_code_units<In, T>;
   const T step_dark = static_cast<T>(c.levels_dark - 1) / static_cast<T>(full_scale<In>);
   const T step_bright = static_cast<T>(c.levels_bright - 1) / static_cast<T>(full_scale<In>);
-  // A table entry inside [0, L-1] moves the value linearly; outside, the position is clamped and the image gradient 0.
-  const auto table_slope = [](const T* table, int32_t levels, T position, math::TablePosition<T> at) {
-    const T slope = table[at.index + 1] - table[at.index];
-    return position >= T(0) && position <= static_cast<T>(levels - 1) ? slope : T(0);
-  };
+  // A table entry inside [0, L-1] moves the value linearly; outside, the position is clamped and
+  // the image gradient 0.
+  const auto table_slope =
+      [](const T* table, int32_t levels, T position, math::TablePosition<T> at) {
+        const T slope = table[at.index + 1] - table[at.index];
+        return position >= T(0) && position <= static_cast<T>(levels - 1) ? slope : T(0);
+      };
   for (int64_t i = 0; i < n; ++i) {
     const T raw_dark = static_cast<T>(dark[i]);
     const T raw_bright = static_cast<T>(bright[i]);
@@ -160,20 +193,22 @@ void backward(const T* grad,
     gradients.table_bright[at_bright.index] += value_bright * (T(1) - at_bright.fraction);
     gradients.table_bright[at_bright.index + 1] += value_bright * at_bright.fraction;
     if (gradients.image_dark == nullptr) continue;
-    const T slope_dark =
-        math::weight_slope((raw_dark * code - c.low.start) * c.low.inverse_width, c.low.inverse_width, T(1));
-    const T slope_bright =
-        math::weight_slope((c.high.end - raw_bright * code) * c.high.inverse_width, c.high.inverse_width, T(-1));
+    const T slope_dark = math::weight_slope(
+        (raw_dark * code - c.low.start) * c.low.inverse_width, c.low.inverse_width, T(1));
+    const T slope_bright = math::weight_slope(
+        (c.high.end - raw_bright * code) * c.high.inverse_width, c.high.inverse_width, T(-1));
     gradients.image_dark[i] =
         value_dark * table_slope(c.dark, c.levels_dark, raw_dark * step_dark, at_dark) * step_dark +
         upstream * partial.weight_dark * slope_dark * code;
     gradients.image_bright[i] =
-        value_bright * table_slope(c.bright, c.levels_bright, raw_bright * step_bright, at_bright) * step_bright +
+        value_bright * table_slope(c.bright, c.levels_bright, raw_bright * step_bright, at_bright) *
+            step_bright +
         upstream * partial.weight_bright * slope_bright * code;
   }
 }
 
-// ---- fusion of bytes by one joint table ----------------------------------------------------------------------------
+// ---- fusion of bytes by one joint table
+// ----------------------------------------------------------------------------
 
 template <class Out>
 void joint(const ImfChannel<float>& channel, int32_t begin, int32_t end, Out* joint) {
@@ -202,14 +237,16 @@ void lookup(const uint8_t* dark, const uint8_t* bright, int64_t n, const Out* jo
 }
 
 #if defined(__AVX512VBMI__)
-// ---- fusion of bytes by byte permutations --------------------------------------------------------------------------
+// ---- fusion of bytes by byte permutations
+// --------------------------------------------------------------------------
 //
-// With W1 = 1 from dark_limit on and W2 = 1 below bright_limit, eq. 8 splits by code into products of one factor of the
-// dark and one of the bright code:
-//   d >= dark_limit:                       out = v1(d) a(b) + p(b) / 2,  a = 1 / (1 + W2),  p = 2 v2 W2 / (1 + W2)
-//   d <  dark_limit and b < bright_limit:  out = v1(d) W1 / (1 + W1) + p(b) s(d),  s = 1 / (1 + W1)
-// so out = t(d) a + p(b) s with 16-bit fixed-point tables: t and p of 256 entries, a and s of 64. Where both codes lie
-// in a ramp, which a real pair hardly has, the pixel is evaluated by itself.
+// With W1 = 1 from dark_limit on and W2 = 1 below bright_limit, eq. 8 splits by code into products
+// of one factor of the dark and one of the bright code:
+//   d >= dark_limit:                       out = v1(d) a(b) + p(b) / 2,  a = 1 / (1 + W2),  p = 2
+//   v2 W2 / (1 + W2) d <  dark_limit and b < bright_limit:  out = v1(d) W1 / (1 + W1) + p(b) s(d),
+//   s = 1 / (1 + W1)
+// so out = t(d) a + p(b) s with 16-bit fixed-point tables: t and p of 256 entries, a and s of 64.
+// Where both codes lie in a ramp, which a real pair hardly has, the pixel is evaluated by itself.
 
 }  // namespace
 }  // namespace HDROPS_LEVEL
@@ -242,15 +279,22 @@ bool pack(const ImfChannel<float>& c, ImfPacked* packed) {
   for (int32_t code = 0; code < 256; ++code) {
     const auto z = static_cast<float>(code);
     p.dark[code] = math::interpolate(
-        c.dark, math::table_position(z * (static_cast<float>(c.levels_dark - 1) / 255.0f), c.levels_dark));
+        c.dark,
+        math::table_position(z * (static_cast<float>(c.levels_dark - 1) / 255.0f), c.levels_dark));
     p.bright[code] = math::interpolate(
-        c.bright, math::table_position(z * (static_cast<float>(c.levels_bright - 1) / 255.0f), c.levels_bright));
+        c.bright,
+        math::table_position(z * (static_cast<float>(c.levels_bright - 1) / 255.0f),
+                             c.levels_bright));
     const bool representable =
         p.dark[code] >= 0 && p.dark[code] <= 255 && p.bright[code] >= 0 && p.bright[code] <= 255;
     if (!representable) return false;
     const float w1 = p.weight_dark[code] = math::dark_weight(z, c.low);
     const float w2 = p.weight_bright[code] = math::bright_weight(z, c.high);
-    put(p.t_low, p.t_high, code, code < p.dark_limit ? p.dark[code] * w1 / (1 + w1) : p.dark[code], 256);
+    put(p.t_low,
+        p.t_high,
+        code,
+        code < p.dark_limit ? p.dark[code] * w1 / (1 + w1) : p.dark[code],
+        256);
     put(p.p_low, p.p_high, code, 2 * p.bright[code] * w2 / (1 + w2), 256);
     if (code >= 192) put(p.a_low, p.a_high, code - 192, 1 / (1 + w2), 65536);
     if (code < 64) put(p.s_low, p.s_high, code, 1 / (1 + w1), 65536);
@@ -270,7 +314,8 @@ struct ByteTable {
   }
 };
 
-void fuse_packed(const uint8_t* dark, const uint8_t* bright, int64_t n, const ImfPacked& p, uint8_t* out) {
+void fuse_packed(
+    const uint8_t* dark, const uint8_t* bright, int64_t n, const ImfPacked& p, uint8_t* out) {
   const ByteTable t_low(p.t_low), t_high(p.t_high), p_low(p.p_low), p_high(p.p_high);
   const __m512i a_low = _mm512_load_si512(p.a_low), a_high = _mm512_load_si512(p.a_high);
   const __m512i s_low = _mm512_load_si512(p.s_low), s_high = _mm512_load_si512(p.s_high);
@@ -288,8 +333,10 @@ void fuse_packed(const uint8_t* dark, const uint8_t* bright, int64_t n, const Im
     const __m512i tl = t_low(d, d_upper), th = t_high(d, d_upper);
     const __m512i pl = p_low(b, b_upper), ph = p_high(b, b_upper);
     // a: all ones (65535 / 65536) in the dark ramp, the table from code 192 on, one half elsewhere.
-    const __m512i al = _mm512_mask_mov_epi8(_mm512_maskz_permutexvar_epi8(in_top, b, a_low), in_low, ones);
-    const __m512i ah = _mm512_mask_mov_epi8(_mm512_mask_permutexvar_epi8(half_high, in_top, b, a_high), in_low, ones);
+    const __m512i al =
+        _mm512_mask_mov_epi8(_mm512_maskz_permutexvar_epi8(in_top, b, a_low), in_low, ones);
+    const __m512i ah = _mm512_mask_mov_epi8(
+        _mm512_mask_permutexvar_epi8(half_high, in_top, b, a_high), in_low, ones);
     const __m512i sl = _mm512_maskz_permutexvar_epi8(in_low, d, s_low);
     const __m512i sh = _mm512_mask_permutexvar_epi8(half_high, in_low, d, s_high);
     const auto words = [&](auto unpack) {
@@ -312,12 +359,16 @@ void fuse_packed(const uint8_t* dark, const uint8_t* bright, int64_t n, const Im
   };
   int64_t i = 0;
   for (; i + 64 <= n; i += 64) {
-    const uint64_t both = fuse_64(_mm512_loadu_si512(dark + i), _mm512_loadu_si512(bright + i), ~__mmask64{0}, out + i);
+    const uint64_t both = fuse_64(
+        _mm512_loadu_si512(dark + i), _mm512_loadu_si512(bright + i), ~__mmask64{0}, out + i);
     if (both != 0) finish(both, i);
   }
   if (i < n) {
     const __mmask64 lanes = ~__mmask64{0} >> (64 - (n - i));
-    finish(fuse_64(_mm512_maskz_loadu_epi8(lanes, dark + i), _mm512_maskz_loadu_epi8(lanes, bright + i), lanes, out + i),
+    finish(fuse_64(_mm512_maskz_loadu_epi8(lanes, dark + i),
+                   _mm512_maskz_loadu_epi8(lanes, bright + i),
+                   lanes,
+                   out + i),
            i);
   }
 }

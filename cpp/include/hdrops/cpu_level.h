@@ -9,8 +9,9 @@ namespace hdrops {
 
 enum class CpuLevel { baseline = 0, avx2 = 1, avx512 = 2 };
 
-// The best level that this build and this processor both have, or the one that HDROPS_CPU=baseline|avx2|avx512
-// forces. Decided once, at first call. An unknown or unavailable HDROPS_CPU throws std::runtime_error.
+// The best level that this build and this processor both have, or the one that
+// HDROPS_CPU=baseline|avx2|avx512 forces. Decided once, at first call. An unknown or unavailable
+// HDROPS_CPU throws std::runtime_error.
 HDROPS_EXPORT CpuLevel cpu_level();
 
 // The best level that this build and this processor both have, whatever HDROPS_CPU says.

@@ -20,7 +20,8 @@ math::Ramp<T> ramp(const char* name, const std::vector<double>& ends) {
                   "imf_fuse: ",
                   name,
                   " must be two increasing code values, such as (5, 55)");
-  return {static_cast<T>(ends[0]), static_cast<T>(ends[1]), static_cast<T>(1.0 / (ends[1] - ends[0]))};
+  return {
+      static_cast<T>(ends[0]), static_cast<T>(ends[1]), static_cast<T>(1.0 / (ends[1] - ends[0]))};
 }
 
 inline ImfProblem check_imf(const Tensor& dark,
@@ -36,7 +37,8 @@ inline ImfProblem check_imf(const Tensor& dark,
                   shape_text(dark),
                   " and ",
                   shape_text(bright));
-  for (const auto& [name, table] : {std::pair{"imf_dark", &imf_dark}, std::pair{"imf_bright", &imf_bright}}) {
+  for (const auto& [name, table] :
+       {std::pair{"imf_dark", &imf_dark}, std::pair{"imf_bright", &imf_bright}}) {
     check_dtype(op, name, *table, compute_dtype(dark.scalar_type()));
     check_same_device(op, name, *table, dark);
   }
@@ -66,7 +68,8 @@ inline void check_histogram(const Tensor& source, const Tensor& target, int64_t 
                   shape_text(target));
   STD_TORCH_CHECK(source.size(2) * source.size(3) > 0 && target.size(2) * target.size(3) > 0,
                   "estimate_imf: source and target must have at least one pixel");
-  STD_TORCH_CHECK(levels >= 2 && levels <= 65536, "estimate_imf: levels must be 2 to 65536, got ", levels);
+  STD_TORCH_CHECK(
+      levels >= 2 && levels <= 65536, "estimate_imf: levels must be 2 to 65536, got ", levels);
 }
 
 }  // namespace hdrops

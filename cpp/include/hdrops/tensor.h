@@ -60,16 +60,21 @@ inline std::vector<int64_t> shape_of(const Tensor& t) {
 
 inline std::string shape_text(const Tensor& t) {
   std::string text = "(";
-  for (const int64_t size : shape_of(t)) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  for (const int64_t size : shape_of(t))
+    text += (text.size() > 1 ? ", " : "") + std::to_string(size);
   return text + ")";
 }
 
-inline void check_same_device(const char* op, const char* name, const Tensor& t, const Tensor& reference) {
-  STD_TORCH_CHECK(t.device() == reference.device(),
-                  op,
-                  ": ",
-                  name,
-                  " is on another device than the first tensor; move them to one device with .to()");
+inline void check_same_device(const char* op,
+                              const char* name,
+                              const Tensor& t,
+                              const Tensor& reference) {
+  STD_TORCH_CHECK(
+      t.device() == reference.device(),
+      op,
+      ": ",
+      name,
+      " is on another device than the first tensor; move them to one device with .to()");
 }
 
 inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType expected) {
@@ -93,13 +98,16 @@ inline void check_image_dtype(const char* op, const char* name, const Tensor& t)
                   dtype_name(t.scalar_type()));
 }
 
-inline void check_dim(const char* op, const char* name, const Tensor& t, int64_t dim, const char* layout) {
+inline void check_dim(
+    const char* op, const char* name, const Tensor& t, int64_t dim, const char* layout) {
   STD_TORCH_CHECK(
       t.dim() == dim, op, ": ", name, " must be ", layout, ", got shape ", shape_text(t));
 }
 
 // The output type asked for: that of the images, or float32 for integer images.
-inline ScalarType check_output_dtype(const char* op, ScalarType image, std::optional<ScalarType> wanted) {
+inline ScalarType check_output_dtype(const char* op,
+                                     ScalarType image,
+                                     std::optional<ScalarType> wanted) {
   const ScalarType dtype = wanted.value_or(image);
   STD_TORCH_CHECK(dtype == image || (is_code(image) && dtype == ScalarType::Float),
                   op,
@@ -113,14 +121,19 @@ inline ScalarType check_output_dtype(const char* op, ScalarType image, std::opti
   return dtype;
 }
 
-inline void check_out(const char* op, const Tensor& out, const std::vector<int64_t>& shape, const Tensor& like) {
-  STD_TORCH_CHECK(shape_of(out) == shape, op, ": out has shape ", shape_text(out), ", not that of the result");
+inline void check_out(const char* op,
+                      const Tensor& out,
+                      const std::vector<int64_t>& shape,
+                      const Tensor& like) {
+  STD_TORCH_CHECK(
+      shape_of(out) == shape, op, ": out has shape ", shape_text(out), ", not that of the result");
   STD_TORCH_CHECK(out.is_contiguous(), op, ": out must be contiguous");
   check_same_device(op, "out", out, like);
 }
 
-// A fresh tensor of the given shape on the device of `like`. Outputs of 4 MB and more on the CPU are advised onto huge
-// pages before first touch: faulting 4-KiB pages costs more than most kernels here.
+// A fresh tensor of the given shape on the device of `like`. Outputs of 4 MB and more on the CPU
+// are advised onto huge pages before first touch: faulting 4-KiB pages costs more than most kernels
+// here.
 inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
   Tensor out = torch::stable::empty(
       {shape.data(), shape.size()}, dtype, std::nullopt, like.device(), std::nullopt, std::nullopt);
@@ -130,7 +143,8 @@ inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, cons
   if (like.is_cpu() && bytes >= threshold) {
     constexpr uintptr_t page = 4096;
     const auto begin = (reinterpret_cast<uintptr_t>(out.data_ptr()) + page - 1) / page * page;
-    const auto end = (reinterpret_cast<uintptr_t>(out.data_ptr()) + static_cast<uintptr_t>(bytes)) / page * page;
+    const auto end =
+        (reinterpret_cast<uintptr_t>(out.data_ptr()) + static_cast<uintptr_t>(bytes)) / page * page;
     madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
   }
 #endif
@@ -144,26 +158,24 @@ struct TableView {
   int64_t levels;
 };
 
-inline TableView table_view(const char* op, const char* name, const Tensor& table, int64_t n, int64_t c) {
+inline TableView table_view(
+    const char* op, const char* name, const Tensor& table, int64_t n, int64_t c) {
   check_dim(op, name, table, 3, "a table of shape (1 or N, 1 or C, L)");
-  STD_TORCH_CHECK((table.size(0) == 1 || table.size(0) == n) && (table.size(1) == 1 || table.size(1) == c),
-                  op,
-                  ": ",
-                  name,
-                  " of shape ",
-                  shape_text(table),
-                  " does not broadcast over N=",
-                  n,
-                  ", C=",
-                  c,
-                  "; give (L,), (C, L) or (N, C, L)");
+  STD_TORCH_CHECK(
+      (table.size(0) == 1 || table.size(0) == n) && (table.size(1) == 1 || table.size(1) == c),
+      op,
+      ": ",
+      name,
+      " of shape ",
+      shape_text(table),
+      " does not broadcast over N=",
+      n,
+      ", C=",
+      c,
+      "; give (L,), (C, L) or (N, C, L)");
   const int64_t levels = table.size(2);
-  STD_TORCH_CHECK(levels >= 2 && levels <= 65536,
-                  op,
-                  ": ",
-                  name,
-                  " must have 2 to 65536 levels, got ",
-                  levels);
+  STD_TORCH_CHECK(
+      levels >= 2 && levels <= 65536, op, ": ", name, " must have 2 to 65536 levels, got ", levels);
   return {table.size(0) == 1 ? 0 : table.size(1) * levels, table.size(1) == 1 ? 0 : levels, levels};
 }
 

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <limits>
 
-// Internal linkage matters on the CPU: the same function is compiled once per CPU level, and the linker must not merge
-// the copies.
+// Internal linkage matters on the CPU: the same function is compiled once per CPU level, and the
+// linker must not merge the copies.
 #if defined(__CUDACC__)
 #define HDROPS_HD static __host__ __device__ __forceinline__
 #else
@@ -24,7 +24,8 @@ HDROPS_HD T clamp(T x, T low, T high) {
 template <class T>
 HDROPS_HD T to_code(T value, T max_code) {
   const T clamped = clamp(value, T(0), max_code);
-  // Adding and subtracting 1.5 * 2^(mantissa bits) rounds to the nearest integer in round-to-nearest mode.
+  // Adding and subtracting 1.5 * 2^(mantissa bits) rounds to the nearest integer in
+  // round-to-nearest mode.
   constexpr T magic = sizeof(T) == 4 ? T(12582912) : T(6755399441055744);
   const T shifted = clamped + magic;
   return shifted - magic;

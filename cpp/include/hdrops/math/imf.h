@@ -1,5 +1,6 @@
-// The fusion of Zheng, Li, Yang and Wu, "Compensated exposure interpolation by fusing conventional and deep learning
-// methods", section III.A: per-pixel arithmetic of eq. 8-12. Values are in 8-bit code units (0..255).
+// The fusion of Zheng, Li, Yang and Wu, "Compensated exposure interpolation by fusing conventional
+// and deep learning methods", section III.A: per-pixel arithmetic of eq. 8-12. Values are in 8-bit
+// code units (0..255).
 #pragma once
 
 #include "hdrops/math/common.h"
@@ -32,7 +33,8 @@ HDROPS_HD T bright_weight(T code, const Ramp<T>& high) {
   return smoothstep(clamp((high.end - code) * high.inverse_width, T(0), T(1)));
 }
 
-// d smoothstep(t(code)) / d code; zero outside the ramp. `direction` is +1 for the rising, -1 for the falling ramp.
+// d smoothstep(t(code)) / d code; zero outside the ramp. `direction` is +1 for the rising, -1 for
+// the falling ramp.
 template <class T>
 HDROPS_HD T weight_slope(T t, T inverse_width, T direction) {
   const T inside = clamp(t, T(0), T(1));
@@ -43,7 +45,8 @@ HDROPS_HD T weight_slope(T t, T inverse_width, T direction) {
 template <class T>
 HDROPS_HD T blend(T weight_dark, T value_dark, T weight_bright, T value_bright) {
   const T sum = weight_dark + weight_bright;
-  const T weighted = (weight_dark * value_dark + weight_bright * value_bright) / (sum > T(0) ? sum : T(1));
+  const T weighted =
+      (weight_dark * value_dark + weight_bright * value_bright) / (sum > T(0) ? sum : T(1));
   return sum > T(0) ? weighted : (value_dark + value_bright) * T(0.5);
 }
 
@@ -57,7 +60,10 @@ struct BlendGradient {
 };
 
 template <class T>
-HDROPS_HD BlendGradient<T> blend_gradient(T weight_dark, T value_dark, T weight_bright, T value_bright) {
+HDROPS_HD BlendGradient<T> blend_gradient(T weight_dark,
+                                          T value_dark,
+                                          T weight_bright,
+                                          T value_bright) {
   const T sum = weight_dark + weight_bright;
   const T inverse = sum > T(0) ? T(1) / (sum > T(0) ? sum : T(1)) : T(0);
   const T out = blend(weight_dark, value_dark, weight_bright, value_bright);
@@ -67,8 +73,8 @@ HDROPS_HD BlendGradient<T> blend_gradient(T weight_dark, T value_dark, T weight_
           sum > T(0) ? weight_bright * inverse : T(0.5)};
 }
 
-// A position in a table of `levels` entries that spans the whole code range: lower entry and fraction.
-// NaN gives a NaN fraction; positions outside the table are clamped to it.
+// A position in a table of `levels` entries that spans the whole code range: lower entry and
+// fraction. NaN gives a NaN fraction; positions outside the table are clamped to it.
 template <class T>
 struct TablePosition {
   int32_t index;
@@ -90,7 +96,8 @@ HDROPS_HD T interpolate(const T* table, TablePosition<T> at) {
   return lower + at.fraction * (table[at.index + 1] - lower);
 }
 
-// The midpoint of one level's share of a cumulative histogram, in [0, 1]: the quantile that stands for that level.
+// The midpoint of one level's share of a cumulative histogram, in [0, 1]: the quantile that stands
+// for that level.
 HDROPS_HD double mid_quantile(int64_t below, int64_t count, int64_t total) {
   return static_cast<double>(2 * below + count) / (2.0 * static_cast<double>(total));
 }

@@ -1,5 +1,5 @@
-// Conversions between storage types and the arithmetic type, in runs. Included by cpp/simd/ only, so that each CPU
-// level gets its own copy.
+// Conversions between storage types and the arithmetic type, in runs. Included by cpp/simd/ only,
+// so that each CPU level gets its own copy.
 #pragma once
 
 #include <cstdint>
@@ -28,11 +28,13 @@ inline uint32_t bits_from_float(float value) {
   return bits;
 }
 
-// IEEE half to float without F16C: scale the shifted bits by 2^112, which handles subnormals; Inf and NaN apart.
+// IEEE half to float without F16C: scale the shifted bits by 2^112, which handles subnormals; Inf
+// and NaN apart.
 inline float half_to_float(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7fffu;
-  if (magnitude >= 0x7c00u) return float_from_bits(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
+  if (magnitude >= 0x7c00u)
+    return float_from_bits(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
   const float scaled = float_from_bits(magnitude << 13) * 0x1p112f;
   return float_from_bits(sign | bits_from_float(scaled));
 }
@@ -73,7 +75,8 @@ inline void load_run(const float16_bits* in, int64_t n, float* out) {
   int64_t i = 0;
 #if defined(__F16C__)
   for (; i + 8 <= n; i += 8) {
-    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
+    _mm256_storeu_ps(out + i,
+                     _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
   }
 #endif
   for (; i < n; ++i) out[i] = half_to_float(in[i].bits);
@@ -87,8 +90,8 @@ constexpr double full_scale<uint8_t> = 255.0;
 template <>
 constexpr double full_scale<uint16_t> = 65535.0;
 
-// Arithmetic type to storage: codes are rounded half to even and saturated, floats converted. `values` are in units of
-// the storage type.
+// Arithmetic type to storage: codes are rounded half to even and saturated, floats converted.
+// `values` are in units of the storage type.
 template <class T, class Out>
 inline void store_run(const T* values, int64_t n, Out* out) {
   if constexpr (full_scale<Out> > 1.0) {

@@ -1,4 +1,5 @@
-// The inner loops of the operator exposure_fusion: torch-free, one copy per CPU level. All work on one row at a time.
+// The inner loops of the operator exposure_fusion: torch-free, one copy per CPU level. All work on
+// one row at a time.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,9 @@ struct Tap {
   T weight;
 };
 
-// A linear map along one axis, sparse by output sample: taps[begin[i]] to taps[begin[i + 1]]. Between inner_begin and
-// inner_end (output samples) it is the plain binomial filter: `shrink` of inputs 2 i - 2 to 2 i + 2, or `grow` of
-// inputs i / 2 - 1 to i / 2 + 1, times `gain`.
+// A linear map along one axis, sparse by output sample: taps[begin[i]] to taps[begin[i + 1]].
+// Between inner_begin and inner_end (output samples) it is the plain binomial filter: `shrink` of
+// inputs 2 i - 2 to 2 i + 2, or `grow` of inputs i / 2 - 1 to i / 2 + 1, times `gain`.
 template <class T>
 struct AxisFilter {
   bool shrink;
@@ -47,18 +48,24 @@ template <class T>
 struct FusionLoops {
   // n stored values to raw arithmetic values times `scale`.
   void (*load)(const void* row, Storage storage, int64_t n, T scale, T* out);
-  // n values in [0, 1] units to storage: codes rounded half to even and saturated; floats clamped to [0, 1] if asked.
+  // n values in [0, 1] units to storage: codes rounded half to even and saturated; floats clamped
+  // to [0, 1] if asked.
   void (*store)(const T* row, Storage storage, int64_t n, bool clamp, void* out);
 
   // grey[-1..n] of a raw row, mirrored at both ends.
-  void (*grey)(const T* const* channels, int64_t count, int64_t n, const math::FusionParameters<T>&, T* grey);
+  void (*grey)(const T* const* channels,
+               int64_t count,
+               int64_t n,
+               const math::FusionParameters<T>&,
+               T* grey);
   // Unnormalised weights.
   void (*weights)(const WeightRows<T>&, int64_t n, const math::FusionParameters<T>&, T* out);
   // rows[k][i] /= sum over k.
   void (*normalise)(T* const* rows, int64_t k, int64_t n);
 
   // out = sum of the rows named by the taps.
-  void (*combine)(const T* plane, int64_t stride, const Tap<T>* taps, int64_t count, int64_t n, T* out);
+  void (*combine)(
+      const T* plane, int64_t stride, const Tap<T>* taps, int64_t count, int64_t n, T* out);
   // out = filter(in) along the row, or out += filter(in).
   void (*filter)(const AxisFilter<T>&, const T* in, T* out);
   // sum += weight * (image - coarse); `coarse` may be null for the coarsest level.
@@ -67,21 +74,20 @@ struct FusionLoops {
   // Backward. product: out = a * b. add_product: out += a * b. subtract: out -= a. add: out += a.
   void (*product)(const T* a, const T* b, int64_t n, T* out);
   void (*add)(const T* a, T sign, int64_t n, T* out);
-  // weight_grad += grad * (image - coarse).
-  void (*blend_weight_grad)(const T* grad, const T* image, const T* coarse, int64_t n, T* weight_grad);
   // In: gradients of normalised weights rows[k]; out: gradients of unnormalised weights, in place.
   // `weights` are unnormalised.
   void (*normalise_grad)(const T* const* weights, T* const* rows, int64_t k, int64_t n);
-  // Gradient of one exposure's unnormalised weights: adds the saturation and exposedness parts to channels_grad (in
-  // [0, 1] units) and writes the gradient of the Laplacian.
+  // Gradient of one exposure's unnormalised weights: adds the saturation and exposedness parts to
+  // channels_grad (in [0, 1] units) and writes the gradient of the Laplacian.
   void (*weights_grad)(const WeightRows<T>&,
                        const T* grad,
                        int64_t n,
                        const math::FusionParameters<T>&,
                        T* const* channels_grad,
                        T* laplacian_grad);
-  // Adds the contrast part: the adjoint of the Laplacian at this row, given laplacian gradients of the rows above and
-  // below with their multiplicities under mirroring, times the grey coefficients.
+  // Adds the contrast part: the adjoint of the Laplacian at this row, given laplacian gradients of
+  // the rows above and below with their multiplicities under mirroring, times the grey
+  // coefficients.
   void (*contrast_grad)(const T* above,
                         T above_gain,
                         const T* centre,

@@ -30,11 +30,16 @@ struct ImfGradients {
 };
 
 template <class In, class Out, class T>
-using ImfFuse = void (*)(const In* dark, const In* bright, int64_t n, const ImfChannel<T>&, Out* out);
+using ImfFuse =
+    void (*)(const In* dark, const In* bright, int64_t n, const ImfChannel<T>&, Out* out);
 
 template <class In, class T>
-using ImfBackward = void (*)(
-    const T* grad, const In* dark, const In* bright, int64_t n, const ImfChannel<T>&, ImfGradients<T>);
+using ImfBackward = void (*)(const T* grad,
+                             const In* dark,
+                             const In* bright,
+                             int64_t n,
+                             const ImfChannel<T>&,
+                             ImfGradients<T>);
 
 // Tables of the byte-permutation path: 16-bit fixed point, split in byte planes.
 struct ImfPacked;
@@ -63,14 +68,17 @@ struct ImfLoops {
   void (*joint_u8)(const ImfChannel<float>&, int32_t begin, int32_t end, uint8_t* joint);
   void (*joint_u8_f32)(const ImfChannel<float>&, int32_t begin, int32_t end, float* joint);
   // out[i] = joint[256 * dark[i] + bright[i]].
-  void (*lookup_u8)(const uint8_t* dark, const uint8_t* bright, int64_t n, const uint8_t* joint, uint8_t* out);
-  void (*lookup_u8_f32)(const uint8_t* dark, const uint8_t* bright, int64_t n, const float* joint, float* out);
+  void (*lookup_u8)(
+      const uint8_t* dark, const uint8_t* bright, int64_t n, const uint8_t* joint, uint8_t* out);
+  void (*lookup_u8_f32)(
+      const uint8_t* dark, const uint8_t* bright, int64_t n, const float* joint, float* out);
 
-  // The byte-permutation path from uint8 to uint8, null where the level has none: pack() returns false where the
-  // thresholds or tables do not fit it; the result is within 1/64 code of the exact value before rounding.
-  // Sizes: packed holds packed_bytes bytes, aligned to 64.
+  // The byte-permutation path from uint8 to uint8, null where the level has none: pack() returns
+  // false where the thresholds or tables do not fit it; the result is within 1/64 code of the exact
+  // value before rounding. Sizes: packed holds packed_bytes bytes, aligned to 64.
   bool (*pack)(const ImfChannel<float>&, ImfPacked* packed);
-  void (*fuse_packed)(const uint8_t* dark, const uint8_t* bright, int64_t n, const ImfPacked&, uint8_t* out);
+  void (*fuse_packed)(
+      const uint8_t* dark, const uint8_t* bright, int64_t n, const ImfPacked&, uint8_t* out);
   int64_t packed_bytes;
 };
 

@@ -1,0 +1,103 @@
+# hdrops: `make demo` builds everything and fuses a bracket; `make test` runs the test suite. Both set up .venv by
+# themselves. On a machine whose Python already has torch and the build tools, `PY=python3` uses that instead.
+
+TORCH ?= torch==2.13.0
+BRACKET ?= .demo/bracket
+SOURCES := CMakeLists.txt pyproject.toml $(shell find cpp cuda kernels python -type f -not -name '*.pyc')
+
+ifdef PY
+STAMPS := .demo/stamps
+SETUP :=
+EXTRAS_cli := --no-deps
+EXTRAS_dev := --no-deps
+EXTRAS_of = .
+CLANG_FORMAT ?= clang-format
+else
+PY := .venv/bin/python
+STAMPS := .venv/stamps
+SETUP := .venv/stamps/torch
+EXTRAS_cli :=
+EXTRAS_dev :=
+EXTRAS_of = ".[$(1)]"
+CLANG_FORMAT ?= .venv/bin/clang-format
+endif
+
+.PHONY: demo test test-full bench gpu lint format asan clean help
+
+help:
+	@echo "make demo [BRACKET=dir]  build, render (or take) a bracket, fuse it, print where the picture is"
+	@echo "make test                build and run the tests;  make test-full  the whole product of cases"
+	@echo "make bench               benchmark against every installed peer, write bench/RESULTS.md"
+	@echo "make gpu                 GPU tests and benchmarks, on a machine with a CUDA build of torch"
+	@echo "make lint | format       ruff, mypy, clang-format: check | rewrite"
+	@echo "make asan                operator tests under AddressSanitizer and UBSan"
+
+# ---- set-up --------------------------------------------------------------------------------------------------------
+
+.venv/stamps/torch:
+	@echo "== setting up .venv with $(TORCH)"
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" numpy scikit-build-core pybind11 cmake ninja
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/%: $(SETUP) $(SOURCES)
+	@echo "== building and installing hdrops ($*)"
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation $(EXTRAS_$*) $(call EXTRAS_of,$(if $(filter dev,$*),dev$(comma)bench,$*))
+	@mkdir -p $(@D) && touch $@
+
+comma := ,
+
+# ---- the main job --------------------------------------------------------------------------------------------------
+
+.demo/bracket: $(STAMPS)/cli
+	@rm -rf $@.new && mkdir -p $(@D)
+	$(PY) -m hdrops_cli sample $@.new
+	@rm -rf $@ && mv $@.new $@
+
+demo: $(STAMPS)/cli $(BRACKET)
+	@mkdir -p .demo
+	$(PY) -m hdrops_cli fuse $(BRACKET) -o .demo/fused.png
+	@echo "The fused picture is $(CURDIR)/.demo/fused.png"
+
+# ---- tests ---------------------------------------------------------------------------------------------------------
+
+test: $(STAMPS)/dev
+	TRITON_INTERPRET=1 $(PY) -m pytest tests/ops -q
+	$(PY) -m pytest
+
+test-full: $(STAMPS)/dev
+	TRITON_INTERPRET=1 $(PY) -m pytest tests/ops -q --full
+	$(PY) -m pytest --full
+
+gpu: $(STAMPS)/dev
+	$(PY) -m pytest -m gpu
+	$(PY) -m pytest bench --device cuda -q
+	$(PY) bench/report.py
+
+asan: $(STAMPS)/dev
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --upgrade --target build/asan/site . \
+	  -C build-dir=build/asan/cmake -C cmake.define.HDROPS_SANITIZE=ON -C cmake.define.HDROPS_CUDA=OFF
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  PYTHONPATH=build/asan/site $(PY) -m pytest tests/ops -q -p no:cacheprovider --asan
+
+bench: $(STAMPS)/dev
+	$(PY) -m pytest bench -q
+	$(PY) bench/report.py --readme README.md
+
+# ---- style ---------------------------------------------------------------------------------------------------------
+
+CPP_FILES = $(shell find cpp cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+lint: $(STAMPS)/dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(CLANG_FORMAT) --dry-run --Werror $(CPP_FILES)
+
+format: $(STAMPS)/dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(CLANG_FORMAT) -i $(CPP_FILES)
+
+clean:
+	rm -rf .venv .demo build .pytest_cache .mypy_cache .ruff_cache
