@@ -11,7 +11,7 @@
 // All passes are parallel over rows, and no row depends on how rows fall to threads. The backward
 // recomputes 1 and 2.
 
-#include "hdrops/simd/exposure_fusion.h"
+#include "hdrops/pyramid.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -24,14 +24,6 @@
 
 namespace hdrops {
 namespace {
-
-template <class T>
-const FusionLoops<T>& loops() {
-  if constexpr (std::is_same_v<T, float>)
-    return HDROPS_PICK(fusion_loops_f32);
-  else
-    return HDROPS_PICK(fusion_loops_f64);
-}
 
 Storage storage_of(ScalarType dtype) {
   switch (dtype) {
@@ -53,133 +45,6 @@ Storage storage_of(ScalarType dtype) {
 int64_t bytes_of(Storage storage) {
   constexpr std::array<int64_t, 6> bytes = {1, 2, 2, 2, 4, 8};
   return bytes[static_cast<size_t>(storage)];
-}
-
-// ---- filters along one axis
-// ----------------------------------------------------------------------------------------
-
-// A filter of the pyramid or its adjoint, as taps for every sample near the borders and everywhere
-// else.
-template <class T>
-class Filter {
- public:
-  enum class Kind { down, up, down_adjoint, up_adjoint };
-
-  // `fine` samples on the finer level.
-  Filter(Kind kind, int64_t fine) {
-    const int64_t coarse = math::coarse_size(fine);
-    const bool upward = kind == Kind::up || kind == Kind::up_adjoint;
-    const bool adjoint = kind == Kind::down_adjoint || kind == Kind::up_adjoint;
-    std::vector<std::vector<Tap<T>>> rows(static_cast<size_t>(upward ? fine : coarse));
-    for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
-      rows[static_cast<size_t>(i)] = upward ? up_taps(i, coarse) : down_taps(i, fine);
-    }
-    if (adjoint) rows = transposed(rows, upward ? coarse : fine);
-    view_.shrink = kind == Kind::down || kind == Kind::up_adjoint;
-    view_.gain = kind == Kind::up_adjoint ? T(2) : kind == Kind::down_adjoint ? T(0.5) : T(1);
-    view_.outputs = static_cast<int64_t>(rows.size());
-    view_.inputs = view_.shrink ? fine : coarse;
-    // Away from the borders the adjoint of one filter is the other one, scaled.
-    if (view_.shrink) {
-      view_.inner_begin = 2;
-      view_.inner_end = fine / 2 - 2;
-    } else {
-      view_.inner_begin = 4;
-      view_.inner_end = (fine / 2 - 3) * 2;
-    }
-    if (view_.inner_end <= view_.inner_begin) view_.inner_begin = view_.inner_end = view_.outputs;
-    begin_.push_back(0);
-    for (const auto& row : rows) {
-      taps_.insert(taps_.end(), row.begin(), row.end());
-      begin_.push_back(static_cast<int64_t>(taps_.size()));
-    }
-  }
-
-  AxisFilter<T> view() const {
-    AxisFilter<T> view = view_;
-    view.begin = begin_.data();
-    view.taps = taps_.data();
-    return view;
-  }
-
- private:
-  using Row = std::vector<Tap<T>>;
-
-  static void put(Row& row, int64_t index, T weight) {
-    for (Tap<T>& tap : row) {
-      if (tap.index == index) {
-        tap.weight += weight;
-        return;
-      }
-    }
-    row.push_back({index, weight});
-  }
-
-  static Row down_taps(int64_t i, int64_t fine) {
-    constexpr T binomial[] = {T(1.0 / 16), T(4.0 / 16), T(6.0 / 16), T(4.0 / 16), T(1.0 / 16)};
-    Row row;
-    for (int64_t tap = 0; tap < 5; ++tap)
-      put(row, math::mirror(2 * i + tap - 2, fine), binomial[tap]);
-    return row;
-  }
-
-  static Row up_taps(int64_t i, int64_t coarse) {
-    Row row;
-    const int64_t at = i / 2;
-    if (i % 2 == 0) {
-      put(row, math::coarse_neighbour(at - 1, coarse), T(1.0 / 8));
-      put(row, at, T(6.0 / 8));
-      put(row, math::coarse_neighbour(at + 1, coarse), T(1.0 / 8));
-    } else {
-      put(row, at, T(0.5));
-      put(row, math::coarse_neighbour(at + 1, coarse), T(0.5));
-    }
-    return row;
-  }
-
-  static std::vector<Row> transposed(const std::vector<Row>& rows, int64_t inputs) {
-    std::vector<Row> result(static_cast<size_t>(inputs));
-    for (size_t i = 0; i < rows.size(); ++i) {
-      for (const Tap<T>& tap : rows[i]) {
-        result[static_cast<size_t>(tap.index)].push_back({static_cast<int64_t>(i), tap.weight});
-      }
-    }
-    return result;
-  }
-
-  AxisFilter<T> view_{};
-  std::vector<int64_t> begin_;
-  std::vector<Tap<T>> taps_;
-};
-
-// One level change of a plane in both directions and their adjoints.
-template <class T>
-struct Step {
-  using Kind = typename Filter<T>::Kind;
-  struct Pair {
-    Filter<T> rows, columns;
-    Pair(Kind kind, int64_t height, int64_t width) : rows(kind, height), columns(kind, width) {}
-  };
-  Pair down, up;
-  std::optional<Pair> down_adjoint, up_adjoint;
-
-  Step(int64_t height, int64_t width, bool backward)
-      : down(Kind::down, height, width), up(Kind::up, height, width) {
-    if (!backward) return;
-    down_adjoint.emplace(Kind::down_adjoint, height, width);
-    up_adjoint.emplace(Kind::up_adjoint, height, width);
-  }
-};
-
-// Row y of a filtered plane: down the columns, then along the row. `scratch` holds one input row.
-template <class T>
-void filtered_row(
-    const typename Step<T>::Pair& filter, const T* plane, int64_t y, T* scratch, T* out) {
-  const AxisFilter<T> rows = filter.rows.view(), columns = filter.columns.view();
-  const int64_t first = rows.begin[y];
-  loops<T>().combine(
-      plane, columns.inputs, rows.taps + first, rows.begin[y + 1] - first, columns.inputs, scratch);
-  loops<T>().filter(columns, scratch, out);
 }
 
 // ---- one image
@@ -270,11 +135,11 @@ class Fusion {
                         std::fill_n(sum.get(), size.width, T(0));
                       }
                       for (int64_t k = 0; k < problem_.k; ++k) {
-                        loops<T>().blend(weight_row(level, k, y),
-                                         rows.image(k, c, y),
-                                         band_base(level, k, c, y, rows, coarse.get()),
-                                         size.width,
-                                         sum.get());
+                        fusion_loops<T>().blend(weight_row(level, k, y),
+                                                rows.image(k, c, y),
+                                                band_base(level, k, c, y, rows, coarse.get()),
+                                                size.width,
+                                                sum.get());
                       }
                       if (level > 0)
                         std::copy_n(
@@ -347,11 +212,11 @@ class Fusion {
                         std::fill_n(weight_grad, size.width, T(0));
                       }
                       for (int64_t c = 0; c < problem_.c; ++c) {
-                        loops<T>().blend(result_grad(level, c) + y * size.width,
-                                         rows.image(k, c, y),
-                                         band_base(level, k, c, y, rows, coarse.get()),
-                                         size.width,
-                                         weight_grad);
+                        fusion_loops<T>().blend(result_grad(level, c) + y * size.width,
+                                                rows.image(k, c, y),
+                                                band_base(level, k, c, y, rows, coarse.get()),
+                                                size.width,
+                                                weight_grad);
                         if (level > 0) {
                           T* to = plane(image_grads, level, k * problem_.c + c) + y * size.width;
                           image_grad_row(
@@ -381,28 +246,29 @@ class Fusion {
               for (int64_t c = 0; c < problem_.c; ++c) {
                 image_grad_row(0, k, c, y, result_grad, image_grads, rows, coarse.get(), to[c]);
               }
-              loops<T>().weights_grad(greys.at(k, y, y == begin),
-                                      weight_grads[0] + k * size.pixels() + y * size.width,
-                                      size.width,
-                                      parameters_,
-                                      to,
-                                      unused.get());
+              fusion_loops<T>().weights_grad(greys.at(k, y, y == begin),
+                                             weight_grads[0] + k * size.pixels() + y * size.width,
+                                             size.width,
+                                             parameters_,
+                                             to,
+                                             unused.get());
               const bool single = size.height == 1;
               const int64_t above = single ? y : y - 1, below = y + 1;
-              loops<T>().contrast_grad(laplacian + std::max<int64_t>(above, 0) * size.width,
-                                       single   ? T(2)
-                                       : y == 0 ? T(0)
-                                       : y == 1 ? T(2)
-                                                : T(1),
-                                       laplacian + y * size.width,
-                                       laplacian + std::min(below, size.height - 1) * size.width,
-                                       below >= size.height   ? T(0)
-                                       : y == size.height - 2 ? T(2)
-                                                              : T(1),
-                                       size.width,
-                                       problem_.c,
-                                       parameters_,
-                                       to);
+              fusion_loops<T>().contrast_grad(
+                  laplacian + std::max<int64_t>(above, 0) * size.width,
+                  single   ? T(2)
+                  : y == 0 ? T(0)
+                  : y == 1 ? T(2)
+                           : T(1),
+                  laplacian + y * size.width,
+                  laplacian + std::min(below, size.height - 1) * size.width,
+                  below >= size.height   ? T(0)
+                  : y == size.height - 2 ? T(2)
+                                         : T(1),
+                  size.width,
+                  problem_.c,
+                  parameters_,
+                  to);
               for (int64_t c = 0; c < problem_.c; ++c) finish(k, c, y, to[c]);
             }
           }
@@ -436,7 +302,7 @@ class Fusion {
   void load(int64_t k, int64_t c, int64_t y, T scale, T* out) const {
     const int64_t offset =
         ((k * problem_.c + c) * problem_.h + y) * problem_.w * bytes_of(storage_);
-    loops<T>().load(bracket_ + offset, storage_, problem_.w, scale, out);
+    fusion_loops<T>().load(bracket_ + offset, storage_, problem_.w, scale, out);
   }
 
   // Image rows of one level in [0, 1] units; those of the finest are loaded from the bracket when
@@ -515,7 +381,7 @@ class Fusion {
       load(k, from);
       const int64_t width = fusion_.problem_.w;
       const T* const channels[3] = {raw_.get(), raw_.get() + width, raw_.get() + 2 * width};
-      loops<T>().grey(channels, fusion_.problem_.c, width, fusion_.parameters_, slot(k, to));
+      fusion_loops<T>().grey(channels, fusion_.problem_.c, width, fusion_.parameters_, slot(k, to));
     }
 
     const Fusion& fusion_;
@@ -532,12 +398,12 @@ class Fusion {
           for (int64_t y = begin; y < end; ++y) {
             for (int64_t k = 0; k < problem_.k; ++k) {
               rows[static_cast<size_t>(k)] = plane(weights_, 0, k) + y * size.width;
-              loops<T>().weights(greys.at(k, y, y == begin),
-                                 size.width,
-                                 parameters_,
-                                 rows[static_cast<size_t>(k)]);
+              fusion_loops<T>().weights(greys.at(k, y, y == begin),
+                                        size.width,
+                                        parameters_,
+                                        rows[static_cast<size_t>(k)]);
             }
-            loops<T>().normalise(rows.data(), problem_.k, size.width);
+            fusion_loops<T>().normalise(rows.data(), problem_.k, size.width);
           }
         });
   }
@@ -561,18 +427,18 @@ class Fusion {
             // hand.
             for (int64_t k = 0; k < problem_.k; ++k) {
               T* to = unnormalised.get() + k * size.width;
-              loops<T>().weights(greys.at(k, y, y == begin), size.width, parameters_, to);
+              fusion_loops<T>().weights(greys.at(k, y, y == begin), size.width, parameters_, to);
               weights[static_cast<size_t>(k)] = to;
               grads[static_cast<size_t>(k)] = weight_grads + k * size.pixels() + y * size.width;
             }
-            loops<T>().normalise_grad(weights.data(), grads.data(), problem_.k, size.width);
+            fusion_loops<T>().normalise_grad(weights.data(), grads.data(), problem_.k, size.width);
             for (int64_t k = 0; k < problem_.k; ++k) {
-              loops<T>().weights_grad(greys.at(k, y, false),
-                                      grads[static_cast<size_t>(k)],
-                                      size.width,
-                                      parameters_,
-                                      discard,
-                                      laplacian_grads + k * size.pixels() + y * size.width);
+              fusion_loops<T>().weights_grad(greys.at(k, y, false),
+                                             grads[static_cast<size_t>(k)],
+                                             size.width,
+                                             parameters_,
+                                             discard,
+                                             laplacian_grads + k * size.pixels() + y * size.width);
             }
           }
         });
@@ -633,8 +499,9 @@ class Fusion {
               taps[static_cast<size_t>(t)] = {slot, tap.weight};
             }
             T* combined = ring.get() + 5 * problem_.w;
-            loops<T>().combine(ring.get(), problem_.w, taps.data(), count, problem_.w, combined);
-            loops<T>().filter(columns, combined, images_[next] + i * size.width);
+            fusion_loops<T>().combine(
+                ring.get(), problem_.w, taps.data(), count, problem_.w, combined);
+            fusion_loops<T>().filter(columns, combined, images_[next] + i * size.width);
           }
         });
   }
@@ -652,7 +519,8 @@ class Fusion {
                       T* scratch,
                       T* out) const {
     const int64_t width = sizes_[static_cast<size_t>(level)].width;
-    loops<T>().product(weight_row(level, k, y), result_grad(level, c) + y * width, width, out);
+    fusion_loops<T>().product(
+        weight_row(level, k, y), result_grad(level, c) + y * width, width, out);
     if (level > 0) subtract_finer_band(level, k, c, y, result_grad, scratch, out);
     if (level < depth()) {
       filtered_row<T>(*steps_[static_cast<size_t>(level)].down_adjoint,
@@ -660,7 +528,7 @@ class Fusion {
                       y,
                       rows.scratch(),
                       scratch);
-      loops<T>().add(scratch, T(1), width, out);
+      fusion_loops<T>().add(scratch, T(1), width, out);
     }
   }
 
@@ -680,14 +548,14 @@ class Fusion {
     std::fill_n(combined.get(), finer.width, T(0));
     for (int64_t t = rows.begin[y]; t < rows.begin[y + 1]; ++t) {
       const int64_t at = rows.taps[t].index;
-      loops<T>().product(weight_row(level - 1, k, at),
-                         result_grad(level - 1, c) + at * finer.width,
-                         finer.width,
-                         products.get());
-      loops<T>().add(products.get(), rows.taps[t].weight, finer.width, combined.get());
+      fusion_loops<T>().product(weight_row(level - 1, k, at),
+                                result_grad(level - 1, c) + at * finer.width,
+                                finer.width,
+                                products.get());
+      fusion_loops<T>().add(products.get(), rows.taps[t].weight, finer.width, combined.get());
     }
-    loops<T>().filter(filter.columns.view(), combined.get(), scratch);
-    loops<T>().add(scratch, T(-1), sizes_[static_cast<size_t>(level)].width, out);
+    fusion_loops<T>().filter(filter.columns.view(), combined.get(), scratch);
+    fusion_loops<T>().add(scratch, T(-1), sizes_[static_cast<size_t>(level)].width, out);
   }
 
   FusionProblem problem_;
@@ -725,7 +593,7 @@ void fuse_images(const FusionProblem& p, const Tensor& bracket, const Tensor& ou
       fusion.collapse([&](int64_t c, int64_t y, const T* row) {
         char* target =
             static_cast<char*>(out.mutable_data_ptr()) + ((n * p.c + c) * p.h + y) * row_bytes;
-        loops<T>().store(row, to, p.w, !p.opencv, target);
+        fusion_loops<T>().store(row, to, p.w, !p.opencv, target);
       });
     }
   });
