@@ -3,6 +3,8 @@ fusing conventional and deep learning methods", section III.A."""
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -63,6 +65,6 @@ def insert_exposures(bracket: Tensor) -> Tensor:
         )
     frames = list(bracket.unbind(1))
     result = [frames[0]]
-    for dark, bright in zip(frames[:-1], frames[1:], strict=True):
+    for dark, bright in itertools.pairwise(frames):
         result += [interpolate_exposure(dark, bright), bright]
     return torch.stack(result, 1)

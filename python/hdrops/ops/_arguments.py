@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.utils.dlpack import from_dlpack
 
 IMAGE_DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CODE_DTYPES = (torch.uint8, torch.uint16)
@@ -15,7 +16,7 @@ def as_tensor(array: Any, name: str) -> torch.Tensor:
     if isinstance(array, torch.Tensor):
         return array
     if hasattr(array, "__dlpack__"):
-        return torch.from_dlpack(array)
+        return from_dlpack(array)
     raise TypeError(f"{name} must be a tensor or an array that supports DLPack, got {type(array).__name__}")
 
 

@@ -166,16 +166,12 @@ def second_order(
         variables = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
         active = [x for x in variables if x.requires_grad]
         upstream = grad.detach().requires_grad_()
-        firsts = torch.autograd.grad(
-            forward(*variables), active, upstream, create_graph=True, materialize_grads=True
-        )
+        firsts = torch.autograd.grad(forward(*variables), active, upstream, create_graph=True, materialize_grads=True)
         wanted = [g for x, g in zip(variables, grad_outputs, strict=True) if x.requires_grad]
         used = [(f, g) for f, g in zip(firsts, wanted, strict=True) if g is not None and f.requires_grad]
         if not used:
             return (None,) * (1 + len(inputs))
         seconds = iter(
-            torch.autograd.grad(
-                [f for f, _ in used], [upstream, *active], [g for _, g in used], allow_unused=True
-            )
+            torch.autograd.grad([f for f, _ in used], [upstream, *active], [g for _, g in used], allow_unused=True)
         )
     return (next(seconds), *(next(seconds) if x.requires_grad else None for x in variables))

@@ -35,8 +35,8 @@ def exposure_fusion(
         E = Π_c exp(-(I_c - 0.5)² / (2 · 0.2²))
         L{R}_l = Σ_k G{Ŵ_k}_l · L{I_k}_l                          (Laplacian and Gaussian pyramids), R from L{R}
 
-    The pyramid has floor(log2(min(H, W))) levels above the finest, a binomial 5 x 5 filter and mirrored borders; grey is
-    0.299 of channel 0, 0.587 of channel 1 and 0.114 of channel 2.
+    The pyramid has floor(log2(min(H, W))) levels above the finest, a binomial 5 x 5 filter and mirrored borders; grey
+    is 0.299 of channel 0, 0.587 of channel 1 and 0.114 of channel 2.
 
     Args:
         bracket: (N, K, C, H, W) with K >= 1 exposures in any order and C = 1 or 3: uint8 or uint16 codes, or floating
@@ -134,14 +134,13 @@ def _double_backward(namespace: str, ctx: Any, grad_output: Tensor) -> tuple[Any
     grad, bracket = ctx.saved_tensors
 
     def forward(images: Tensor) -> Tensor:
-        return reference.fuse(images, *ctx.exponents, ctx.opencv).to(grad.dtype)
+        contrast, saturation, exposedness = ctx.exponents
+        return reference.fuse(images, contrast, saturation, exposedness, ctx.opencv).to(grad.dtype)
 
     return *_providers.second_order(forward, [bracket], grad, [grad_output]), None, None, None, None
 
 
-_providers.register(
-    "exposure_fusion", "exposure_fusion", fake=_fake, backward=_backward, setup_context=_save_forward
-)
+_providers.register("exposure_fusion", "exposure_fusion", fake=_fake, backward=_backward, setup_context=_save_forward)
 _providers.register("exposure_fusion_out", "exposure_fusion", fake=_out_fake)
 _providers.register(
     "exposure_fusion_backward",

@@ -51,7 +51,8 @@ def gamma_imf(ratio: float, gamma: float = 1 / 2.2, levels: int = 256) -> Tensor
     """
     if gamma <= 0:
         raise ValueError(f"gamma must be positive, got {gamma}")
-    return _codes(levels) * _check_ratio(ratio) ** gamma
+    factor: float = _check_ratio(ratio) ** gamma
+    return _codes(levels) * factor
 
 
 def crf_imf(crf: Tensor, ratio: float, levels: int = 256, *, inverse: bool = False) -> Tensor:
@@ -175,15 +176,15 @@ def estimate_imf(
 
 def _table(table: Any, name: str, images: Tensor) -> Tensor:
     """A table as (1 or N, 1 or C, L) in the arithmetic type, on the device of the images."""
-    table = _arguments.as_tensor(table, name)
+    given = _arguments.as_tensor(table, name)
     n, c = images.shape[:2]
-    if not table.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {table.dtype}")
-    if table.dim() not in (1, 2, 3):
-        raise ValueError(f"{name} must be (L,), (C, L) or (N, C, L), got shape {tuple(table.shape)}")
-    full = table.reshape((1,) * (3 - table.dim()) + tuple(table.shape))
+    if not given.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {given.dtype}")
+    if given.dim() not in (1, 2, 3):
+        raise ValueError(f"{name} must be (L,), (C, L) or (N, C, L), got shape {tuple(given.shape)}")
+    full = given.reshape((1,) * (3 - given.dim()) + tuple(given.shape))
     if (full.shape[0] != 1 and full.shape[0] != n) or (full.shape[1] != 1 and full.shape[1] != c):
-        raise ValueError(f"{name} of shape {tuple(table.shape)} does not fit images of shape {tuple(images.shape)}")
+        raise ValueError(f"{name} of shape {tuple(given.shape)} does not fit images of shape {tuple(images.shape)}")
     if not 2 <= full.shape[2] <= 65536:
         raise ValueError(f"{name} must have 2 to 65536 levels, got {full.shape[2]}")
     return full.to(device=images.device, dtype=_arguments.compute_dtype(images))
@@ -323,8 +324,8 @@ def _fuse_backward(namespace: str, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 def _fuse_double_backward(namespace: str, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     grad, *inputs = ctx.saved_tensors
 
-    def forward(*tensors: Tensor) -> Tensor:
-        result = reference.fuse(*tensors, ctx.low, ctx.high) / 255.0
+    def forward(dark: Tensor, bright: Tensor, imf_dark: Tensor, imf_bright: Tensor) -> Tensor:
+        result = reference.fuse(dark, bright, imf_dark, imf_bright, ctx.low, ctx.high) / 255.0
         return result.to(grad.dtype)
 
     return *_providers.second_order(forward, inputs, grad, list(grads)), None, None

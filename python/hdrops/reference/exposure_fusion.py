@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from hdrops.reference._autograd import differentiable
-
 from hdrops.reference.imf import FULL_SCALE
 
 GREY = (0.299, 0.587, 0.114)
@@ -33,10 +32,11 @@ def _gather_rows(x: Tensor, rows: list[int]) -> Tensor:
 
 def _down_rows(x: Tensor) -> Tensor:
     size = x.shape[-2]
-    return sum(
+    taps = [
         weight * _gather_rows(x, [_reflect(2 * i + tap, size) for i in range((size + 1) // 2)])
         for tap, weight in zip(range(-2, 3), BINOMIAL, strict=True)
-    )
+    ]
+    return taps[0] + taps[1] + taps[2] + taps[3] + taps[4]
 
 
 def _up_rows(x: Tensor, size: int) -> Tensor:

@@ -54,10 +54,10 @@ def estimate_imf(source: Tensor, target: Tensor, levels: int, saturated: float) 
     out = torch.empty(n, c, levels, dtype=torch.float32, device=source.device)
     for i in range(n):
         for j in range(c):
-            histograms = (
+            of_source, of_target = (
                 torch.bincount(image[i, j].flatten().to(torch.int64), minlength=codes) for image in (source, target)
             )
-            out[i, j] = _interpolate(nodes, z, _specify(*histograms, saturated)) * (255.0 / (codes - 1))
+            out[i, j] = _interpolate(nodes, z, _specify(of_source, of_target, saturated)) * (255.0 / (codes - 1))
     return out
 
 

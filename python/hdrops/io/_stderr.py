@@ -1,0 +1,47 @@
+"""Keeping libpng off the terminal: it prints its errors itself, besides reporting them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import IO
+
+_lock = threading.Lock()
+_readers = 0
+_terminal = -1
+_held_back: IO[bytes] | None = None
+
+
+@contextlib.contextmanager
+def without_libpng_messages() -> Iterator[None]:
+    """Hold file descriptor 2 back while the block runs, then pass on all of it except libpng's lines.
+
+    Blocks may run in several threads at once: the first one in redirects, the last one out restores.
+    """
+    global _readers, _terminal, _held_back
+    with _lock:
+        _readers += 1
+        if _readers == 1:
+            with contextlib.suppress(OSError):  # without a descriptor 2 there is nothing to hold back
+                _terminal = os.dup(2)
+                _held_back = tempfile.TemporaryFile()  # noqa: SIM115  (closed by the last block)
+                os.dup2(_held_back.fileno(), 2)
+    try:
+        yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if _readers == 0 and _terminal >= 0:
+                os.dup2(_terminal, 2)
+                os.close(_terminal)
+                _terminal = -1
+                if _held_back is not None:
+                    _held_back.seek(0)
+                    lines = [line for line in _held_back if not line.startswith(b"libpng ")]
+                    _held_back.close()
+                    _held_back = None
+                    if lines:
+                        os.write(2, b"".join(lines))

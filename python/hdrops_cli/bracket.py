@@ -1,0 +1,104 @@
+"""What the commands that read a bracket share: their arguments, and the checks before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hdrops_cli.report import warn, working
+
+if TYPE_CHECKING:
+    from hdrops.io import Bracket
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".hdr")
+_FLOAT_IMAGES = (".exr", ".hdr")
+_LOSSY_IMAGES = (".jpg", ".jpeg")
+
+
+def parse_numbers(text: str | None, option: str, example: str) -> list[float] | None:
+    """Numbers such as ``1/60,0.5`` or ``-2,0,2``."""
+    from hdrops.io import InputError
+
+    if text is None:
+        return None
+    numbers = []
+    for part in text.split(","):
+        numerator, slash, denominator = part.partition("/")
+        try:
+            number = float(numerator) / (float(denominator) if slash else 1.0)
+        except (ValueError, ZeroDivisionError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(f"{option} has {part.strip()!r} where a number is expected; write for example {example}")
+        numbers.append(number)
+    return numbers
+
+
+def images_of(paths: Sequence[Path]) -> list[Path]:
+    """The paths, with folders replaced by the images in them, sorted by name."""
+    from hdrops.io import InputError
+
+    images: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            images.append(path)
+            continue
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in _IMAGES and p.name[0] != "." and p.is_file())
+        if not found:
+            raise InputError(f"{path} is a folder without images; expected files ending in {', '.join(_IMAGES)}")
+        images += found
+    return images
+
+
+def open_bracket(images: Sequence[Path], out: Path, times: str | None, ev: str | None, least: int = 1) -> Bracket:
+    """Read a bracket of ``least`` images or more that is to become ``out``, and check that it can."""
+    from hdrops.io import InputError, check_writable, read_bracket
+
+    given_times = parse_numbers(times, "--times", "--times 1/60,1/15")
+    given_ev = parse_numbers(ev, "--ev", "--ev -2,0,2")
+    if len(images) < least:
+        raise InputError(f"interpolation needs at least {least} images, got {len(images)}; add another exposure")
+    for path in images:
+        if out.resolve() == path.resolve() or (out.exists() and path.exists() and out.samefile(path)):
+            raise InputError(f"{out} is one of the inputs; choose another name for the result")
+    check_writable(out)
+    with working(f"reading {len(images)} images"):
+        bracket = read_bracket(images, times=given_times, ev=given_ev)
+    _check_range(bracket, out)
+    if bracket.ordered_by == "brightness" and len(images) > 1:
+        warn("no exposure times known, so the images are ordered by brightness; --times or --ev state an order")
+    return bracket
+
+
+def _check_range(bracket: Bracket, out: Path) -> None:
+    import torch
+
+    from hdrops.io import InputError
+
+    images, ending = bracket.images, out.suffix.lower()
+    if images.dtype == torch.uint16 and ending in _LOSSY_IMAGES:
+        raise InputError(f"{out} would cut 16-bit images to 8 bits; write a .png or .tif instead")
+    if not images.is_floating_point():
+        if ending in _FLOAT_IMAGES:
+            raise InputError(f"{out} holds linear light, not 8-bit or 16-bit codes; write a .png or .tif instead")
+        return
+    for path, image in zip(bracket.paths, images, strict=True):
+        low, high = (float(v) for v in torch.aminmax(image))
+        if not (low >= 0 and high <= 1):  # NaN too
+            raise InputError(
+                f"{path} has values from {low:.4g} to {high:.4g} where [0, 1] is expected; "
+                "divide the bracket by its maximum, or tone it to display range first"
+            )
+    if ending not in _FLOAT_IMAGES:
+        raise InputError(f"{out} cannot hold floating-point pixels; write a .exr or .hdr instead")
+
+
+def describe(bracket: Bracket) -> str:
+    """The frames of a bracket in words."""
+    count, channels, height, width = bracket.images.shape
+    kind = {"uint8": "8 bit", "uint16": "16 bit"}.get(str(bracket.images.dtype).removeprefix("torch."), "float")
+    colour = "grey" if channels == 1 else "colour"
+    frames = f"{count} frames by {bracket.ordered_by}" if count > 1 else "1 frame"
+    return f"{frames}, {width}x{height}, {kind} {colour}"

@@ -1,0 +1,108 @@
+"""Every command with its options: the surface of the command line on one page."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hdrops_cli.report import errors_reported
+
+app = typer.Typer(
+    name="hdrops",
+    help="Multi-exposure imaging: fuse brackets, interpolate exposures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="Picture to write; its ending chooses the format.")]
+Times = Annotated[
+    str | None,
+    typer.Option(help="Exposure times in seconds, one per image in their order: 1/60,1/15,1/4."),
+]
+Ev = Annotated[str | None, typer.Option(help="Relative exposures in stops, one per image in their order: -2,0,2.")]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="Quality of a JPEG.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+class Method(StrEnum):
+    mertens = "mertens"
+    interpolate = "interpolate"
+
+
+class Bits(StrEnum):
+    eight = "8"
+    sixteen = "16"
+
+
+@app.command()
+def fuse(
+    images: Annotated[list[Path], typer.Argument(help="Images of the bracket, or a folder of them.")],
+    out: Out,
+    method: Annotated[
+        Method, typer.Option(help="mertens, or interpolate: insert interpolated exposures before the fusion.")
+    ] = Method.mertens,
+    times: Times = None,
+    ev: Ev = None,
+    contrast: Annotated[float, typer.Option(min=0, help="Weight exponent of local contrast.")] = 1.0,
+    saturation: Annotated[float, typer.Option(min=0, help="Weight exponent of colour saturation.")] = 1.0,
+    exposedness: Annotated[float, typer.Option(min=0, help="Weight exponent of medium brightness.")] = 1.0,
+    quality: Quality = 95,
+    debug: Debug = False,
+) -> None:
+    """Fuse a bracket into one well-exposed picture."""
+    with errors_reported(debug):
+        from hdrops_cli.fuse import run
+
+        run(images, out, method, times, ev, contrast, saturation, exposedness, quality)
+
+
+@app.command()
+def interpolate(
+    dark: Annotated[Path, typer.Argument(help="One exposure.")],
+    bright: Annotated[Path, typer.Argument(help="Another exposure; the darker one is found by exposure.")],
+    out: Out,
+    times: Times = None,
+    ev: Ev = None,
+    quality: Quality = 95,
+    debug: Debug = False,
+) -> None:
+    """Compute the exposure halfway between two."""
+    with errors_reported(debug):
+        from hdrops_cli.interpolate import run
+
+        run(dark, bright, out, times, ev, quality)
+
+
+@app.command()
+def info(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show versions, the processor's level, and what serves each operator."""
+    with errors_reported(debug):
+        from hdrops_cli.info import run
+
+        run(json)
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; it is created.")],
+    exposures: Annotated[int, typer.Option(min=1, max=99, help="Number of images.")] = 5,
+    step: Annotated[float, typer.Option(help="Stops (EV) between neighbours.")] = 2.0,
+    size: Annotated[str, typer.Option(help="Width x height in pixels.")] = "1200x800",
+    bits: Annotated[Bits, typer.Option(help="8 writes JPEG, 16 writes TIFF.")] = Bits.eight,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the textures and the noise.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Render a bracket of a synthetic room at sunset, with EXIF exposure times."""
+    with errors_reported(debug):
+        from hdrops_cli.sample import run
+
+        run(folder, exposures, step, size, int(bits), seed, force)

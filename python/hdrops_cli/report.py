@@ -1,0 +1,69 @@
+"""What the commands say: a summary on stdout; errors, warnings and progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Iterator
+
+import typer
+
+_EXTRAS = ("typer", "rich", "OpenImageIO")
+
+
+def _fail(message: str, debug: bool) -> typer.Exit:
+    if debug:
+        traceback.print_exc()
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return typer.Exit(2)
+
+
+@contextlib.contextmanager
+def errors_reported(debug: bool) -> Iterator[None]:
+    """Turn bad input into one line on stderr and exit code 2; other exceptions are bugs and pass.
+
+    With ``debug`` the traceback comes first.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        raise _fail(f"{package} is not installed; pip install 'hdrops[cli]'", debug) from error
+    except BrokenPipeError:
+        raise  # the reader of our output is gone; typer exits quietly
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise _fail(f"{where}{error.strerror or error}", debug) from error
+    except (ValueError, TypeError) as error:
+        raise _fail(str(error), debug) from error
+    except KeyboardInterrupt as error:
+        if debug:
+            traceback.print_exc()
+        raise typer.Exit(130) from error
+
+
+def warn(message: str) -> None:
+    print("warning: " + " ".join(message.split()), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner on stderr while something takes its time; nothing where stderr is not a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
+
+
+def say(summary: str) -> None:
+    """Print the one line that sums up what a command did."""
+    from rich.console import Console
+
+    Console(soft_wrap=True, highlight=False).print(summary, markup=False, emoji=False)
