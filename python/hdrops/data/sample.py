@@ -466,10 +466,10 @@ def _albedo(material: int, point: Tensor, normal: Tensor, noise: _Noise) -> Tens
         return _wall_texture(x, y, _WALL_ALBEDO[material], noise)
     if material == _FRAME:
         return _column((0.62, 0.60, 0.55)).expand_as(point)
-    if material == _WOOD:
-        grain = noise.octaves((x + y) * 70, z * 4, 4) * (normal[0].abs() < 0.5) + noise.octaves(y * 70, z * 4, 4) * (
-            normal[0].abs() >= 0.5
-        )
+    if material == _WOOD:  # the grain runs along the legs of the table, and along x elsewhere
+        leg = (y < 0.69) & ((y - 0.175).abs() > 0.016)
+        across, along = torch.where(leg, x, y) + z, torch.where(leg, y, x)
+        grain = noise.octaves(across * 70, along * 4, 4)
         return _mix(_column((0.10, 0.055, 0.030)), _column((0.30, 0.17, 0.09)), grain)
     if material == _BOOKS:
         side = _column((0.15, 0.09, 0.05)) * (0.6 + 0.8 * noise.octaves(x * 40, y * 3 + z, 3))
@@ -744,7 +744,7 @@ def _render_band(
 
 _CURVATURE, _POWER, _TOE = 3.2, 0.58, 0.002
 _SENSITIVITY = 1.7  # full wells per unit of radiance and second
-_MIDDLE_TIME = 1 / 128
+_MIDDLE_TIME = 1 / 256
 
 
 def camera_response(exposure: Tensor) -> Tensor:
@@ -821,7 +821,7 @@ def expose(
 
 
 def sample_times(exposures: int = 5, step: float = 2.0) -> list[float]:
-    """Exposure times of the sample bracket in seconds, ``step`` stops apart, evenly around 1/128 s.
+    """Exposure times of the sample bracket in seconds, ``step`` stops apart, evenly around 1/256 s.
 
     Raises:
         ValueError: fewer than one exposure, a step that is not positive, or more than 40 stops in all.

@@ -164,8 +164,6 @@ def _encode(
     format = _FORMATS[extension]
     height, width, channels = pixels.shape
     spec = oiio.ImageSpec(width, height, channels, sample)
-    if channels == 1:
-        spec.channelnames = ("Y",)
     if format == "jpeg":
         spec.attribute("Compression", f"jpeg:{quality}")
         spec.attribute("jpeg:subsampling", "4:4:4")

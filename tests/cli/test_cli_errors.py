@@ -1,0 +1,202 @@
+"""Bad input: exit code 2, one line on stderr, nothing written."""
+
+import pytest
+import torch
+
+from hdrops.io import write_image
+
+
+def _missing(frames, tmp_path):
+    return [*frames, tmp_path / "missing.png"]
+
+
+def _empty(frames, tmp_path):
+    path = tmp_path / "empty.png"
+    path.touch()
+    return [*frames, path]
+
+
+def _text(frames, tmp_path):
+    path = tmp_path / "text.png"
+    path.write_text("This is not an image.\n" * 50)
+    return [*frames, path]
+
+
+def _truncated(frames, tmp_path):
+    path = tmp_path / "truncated.png"
+    path.write_bytes(frames[0].read_bytes()[:-200])
+    return [*frames, path]
+
+
+def _mixed_sizes(frames, tmp_path):
+    path = tmp_path / "small.png"
+    write_image(path, torch.zeros(3, 20, 30, dtype=torch.uint8))
+    return [*frames, path]
+
+
+def _mixed_bits(frames, tmp_path):
+    path = tmp_path / "deep.png"
+    write_image(path, torch.zeros(3, 48, 72, dtype=torch.uint16))
+    return [*frames, path]
+
+
+def _empty_folder(frames, tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    return [path]
+
+
+def _one_frame(frames, tmp_path):
+    return [frames[0], "--method", "interpolate"]
+
+
+def _too_few_times(frames, tmp_path):
+    return [*frames, "--times", "1/60,1/15"]
+
+
+def _times_garbage(frames, tmp_path):
+    return [*frames, "--times", "1/60,fast,1/4"]
+
+
+def _times_by_zero(frames, tmp_path):
+    return [*frames, "--times", "1/0,1/60,1/4"]
+
+
+def _times_negative(frames, tmp_path):
+    return [*frames, "--times", "-1,1,2"]
+
+
+def _times_not_finite(frames, tmp_path):
+    return [*frames, "--times", "inf,1,2"]
+
+
+def _times_overflow(frames, tmp_path):
+    return [*frames, "--times", "1e999,1,2"]
+
+
+def _times_huge_exponent(frames, tmp_path):
+    return [*frames, "--times", "1e999999999,1,2"]
+
+
+def _times_missing(frames, tmp_path):
+    return [*frames, "--times", ""]
+
+
+def _ev_garbage(frames, tmp_path):
+    return [*frames, "--ev", "a,b,c"]
+
+
+def _times_and_ev(frames, tmp_path):
+    return [*frames, "--times", "1,2,3", "--ev", "0,1,2"]
+
+
+BRACKETS = [value for name, value in list(globals().items()) if name.startswith("_") and callable(value)]
+
+
+def _assert_refused(outcome, *words):
+    assert outcome.code == 2
+    assert outcome.stdout == ""
+    assert outcome.stderr.startswith("error: ")
+    assert outcome.stderr.count("\n") == 1
+    assert outcome.stderr.endswith("\n")
+    for word in words:
+        assert word in outcome.stderr
+
+
+@pytest.mark.parametrize("make", BRACKETS, ids=lambda make: make.__name__[1:])
+def test_bad_bracket(hdrops, tmp_path, frames8, make):
+    target = tmp_path / "target"
+    target.mkdir()
+    _assert_refused(hdrops("fuse", *make(frames8, tmp_path), "-o", target / "out.png"))
+    assert list(target.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out", "out.gif", "no/such/folder/out.png", "0.png/out.png"])
+def test_target_that_cannot_be_written(hdrops, frames8, name):
+    folder = frames8[0].parent
+    before = sorted(folder.iterdir())
+    _assert_refused(hdrops("fuse", *frames8, "-o", folder / name))
+    assert sorted(folder.iterdir()) == before
+
+
+def test_target_is_a_folder(hdrops, tmp_path, frames8):
+    folder = tmp_path / "out.png"
+    folder.mkdir()
+    _assert_refused(hdrops("fuse", *frames8, "-o", folder))
+
+
+def test_sixteen_bits_do_not_go_into_a_jpeg(hdrops, tmp_path, frames16):
+    _assert_refused(hdrops("fuse", *frames16, "-o", tmp_path / "out.jpg"), "16-bit", ".png")
+    assert not (tmp_path / "out.jpg").exists()
+
+
+def test_codes_do_not_go_into_linear_formats(hdrops, tmp_path, frames8):
+    _assert_refused(hdrops("fuse", *frames8, "-o", tmp_path / "out.exr"), ".png")
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_target_is_an_input(hdrops, tmp_path, frames8, link):
+    target = frames8[1]
+    if link:
+        target = tmp_path / "link.png"
+        target.symlink_to(frames8[1])
+    before = frames8[1].read_bytes()
+    _assert_refused(hdrops("fuse", *frames8, "-o", target), "one of the inputs")
+    assert frames8[1].read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [1.5, -0.25])
+def test_float_frames_outside_the_unit_range(hdrops, tmp_path, frames_float, value):
+    image = torch.full((3, 48, 72), 0.5)
+    image[1, 3, 4] = value
+    write_image(frames_float[1], image)
+    outcome = hdrops("fuse", *frames_float, "-o", tmp_path / "out.exr")
+    _assert_refused(outcome, str(frames_float[1]), f"{value:g}", "[0, 1]")
+    assert not (tmp_path / "out.exr").exists()
+
+
+def test_float_frames_do_not_go_into_codes(hdrops, tmp_path, frames_float):
+    _assert_refused(hdrops("fuse", *frames_float, "-o", tmp_path / "out.png"), ".exr")
+
+
+def test_interpolate_refuses_a_folder(hdrops, tmp_path, frames8):
+    _assert_refused(hdrops("interpolate", frames8[0].parent, frames8[0], "-o", tmp_path / "out.png"))
+
+
+def test_debug_adds_the_traceback(hdrops, tmp_path):
+    arguments = ("fuse", tmp_path / "missing.png", "-o", tmp_path / "out.png")
+    assert "Traceback" not in hdrops(*arguments).stderr
+    code, _, stderr = hdrops(*arguments, "--debug")
+    assert code == 2
+    assert "Traceback" in stderr
+    assert stderr.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("fuse",), ("fuse", "a.png"), ("fuse", "a.png", "-o", "b.png", "--method", "best"), ("wrong",)],
+)
+def test_usage_errors_exit_with_2(hdrops, arguments):
+    code, stdout, stderr = hdrops(*arguments)
+    assert (code, stdout) == (2, "")
+    assert "Usage: " in stderr
+    assert "Traceback" not in stderr
+
+
+def test_interrupt_exits_with_130(hdrops, tmp_path, frames8, monkeypatch):
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hdrops.io.write_image", interrupted)
+    code, _, stderr = hdrops("fuse", *frames8, "-o", tmp_path / "out.png")
+    assert code == 130
+    assert "Traceback" not in stderr
+
+
+def test_bugs_are_not_taken_for_bad_input(hdrops, tmp_path, frames8, monkeypatch):
+    def broken(*_args, **_options):
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("hdrops.io.write_image", broken)
+    with pytest.raises(AssertionError, match="a bug"):
+        hdrops("fuse", *frames8, "-o", tmp_path / "out.png")
