@@ -1,0 +1,765 @@
+"""What a user would run instead of hdrops, each in its best configuration.
+
+Look-up tables of peers are made before the clock starts and hold products of weight and value, so that a
+peer does the least arithmetic; hdrops makes its own inside the timed call. Temporaries of NumPy and OpenCV
+are allocated beforehand.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import importlib.util
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from timing import Candidate, Peer, Unavailable
+from torch import Tensor
+
+FULL = {torch.uint8: 255, torch.uint16: 65535}
+STRIP_PIXELS = 32768
+Array = NDArray[Any]
+
+
+# ---- threads, strips, compilation ----------------------------------------------------------------
+
+
+def thread_choices() -> list[int]:
+    return sorted({1, torch.get_num_threads()})
+
+
+@functools.cache
+def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(threads)
+
+
+def in_strips(work: Callable[[slice], None], height: int, width: int, threads: int) -> None:
+    """``work`` on strips of rows that fit in the cache, shared by threads."""
+    rows = max(1, STRIP_PIXELS // width)
+    strips = [slice(y, min(y + rows, height)) for y in range(0, height, rows)]
+    if threads == 1:
+        for strip in strips:
+            work(strip)
+        return
+
+    def share(first: int) -> None:
+        for strip in strips[first::threads]:
+            work(strip)
+
+    list(_pool(threads).map(share, range(threads)))
+
+
+class Scratch(threading.local):
+    """Buffers that each thread allocates once."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[Any, Array] = {}
+
+    def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        key = (name, shape, np.dtype(dtype))
+        if key not in self.buffers:
+            self.buffers[key] = np.zeros(shape, dtype)
+        return self.buffers[key]
+
+
+def compiled(function: Callable[..., Any], device: str, fullgraph: bool = True) -> Callable[..., Any]:
+    """``torch.compile`` for one shape; without a compiler the candidate is unavailable."""
+    if device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        return _unavailable("torch.compile needs a C++ compiler, none is on PATH")
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        return _unavailable("torch.compile needs triton, which is not installed")
+    return torch.compile(function, fullgraph=fullgraph, dynamic=False)
+
+
+def _unavailable(reason: str) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        raise Unavailable(reason)
+
+    return call
+
+
+def missing(name: str, module: str) -> Peer | None:
+    """The reported skip of a peer whose module is not installed."""
+    return None if importlib.util.find_spec(module) else Peer(name, [], f"{module} is not installed")
+
+
+def hwc(image: Tensor) -> Array:
+    """(C, H, W) tensor as a contiguous (H, W, C) array."""
+    return np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy())
+
+
+def chw(array: Array) -> Tensor:
+    """(H, W, C) array as a (1, C, H, W) tensor."""
+    return torch.from_numpy(array).permute(2, 0, 1).unsqueeze(0)
+
+
+def touched(shape: Iterable[int], dtype: torch.dtype, device: str = "cpu") -> Tensor:
+    """A preallocated output whose pages exist."""
+    return torch.zeros(*shape, dtype=dtype, device=device)
+
+
+# ---- imf_fuse: fusion by look-up -----------------------------------------------------------------
+
+
+def _smoothstep(t: Array) -> Array:
+    t = np.clip(t, 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def weighted_tables(
+    imf_dark: Tensor,
+    imf_bright: Tensor,
+    low: tuple[float, float],
+    high: tuple[float, float],
+    entries: int,
+    gain: float,
+) -> Array:
+    """Weight and weight times value for the dark and the bright image: (4, C, entries), float32.
+
+    A weight of 0 becomes 1e-7: where both vanish the quotient is then the mean of the values.
+    """
+    z = np.linspace(0, 255, entries)
+    grid = np.linspace(0, 255, imf_dark.shape[-1])
+    weight_dark = _smoothstep((z - low[0]) / (low[1] - low[0])) + 1e-7
+    weight_bright = _smoothstep((high[1] - z) / (high[1] - high[0])) + 1e-7
+    rows = []
+    for table, weight in ((imf_dark, weight_dark), (imf_bright, weight_bright)):
+        values = np.stack([np.interp(z, grid, channel) for channel in table.double().cpu().numpy()])
+        rows += [np.broadcast_to(weight, values.shape), gain * weight * values]
+    return np.stack(rows).astype(np.float32)
+
+
+def joint_tables(tables: Array, dtype: Any) -> Array:
+    """The result for every pair of bytes: (C, 65536), indexed by 256 dark + bright."""
+    w1, v1, w2, v2 = (t.astype(np.float64) for t in tables)
+    value = (v1[:, :, None] + v2[:, None, :]) / (w1[:, :, None] + w2[:, None, :])
+    value = value.reshape(len(value), -1)
+    return np.rint(value).astype(dtype) if np.dtype(dtype).kind == "u" else value.astype(dtype)
+
+
+def _store(value: Tensor, out: Tensor) -> Tensor:
+    """Write values to a given output; codes are rounded."""
+    if out.dtype.is_floating_point:
+        return out.copy_(value)
+    full = FULL[out.dtype]
+    return out.copy_(value.round().clamp(0, full).to(torch.int32) if full > 255 else value.round().clamp(0, full))
+
+
+def torch_fuse(dark: Tensor, bright: Tensor, tables: Array, out_dtype: torch.dtype, out: Tensor | None) -> list[Peer]:
+    """Eager and compiled PyTorch on (1, C, H, W) codes: four tables, and for bytes one joint table."""
+    device = dark.device.type
+    channels, entries = tables.shape[1:]
+    flat = torch.from_numpy(tables.reshape(4, -1)).to(device)
+    numpy_dtype = {torch.uint8: np.uint8, torch.float32: np.float32, torch.uint16: np.uint16}[out_dtype]
+    joint = None
+    if entries == 256:
+        joint = torch.from_numpy(joint_tables(tables, numpy_dtype).reshape(-1)).to(device)
+
+    def offset(size: int, dtype: torch.dtype) -> Tensor:
+        return torch.arange(channels, dtype=dtype, device=device).mul_(size).view(1, channels, 1, 1)
+
+    def four(dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+        start = offset(entries, dtype)
+
+        def value(dark: Tensor, bright: Tensor) -> Tensor:
+            i, j = dark.to(dtype) + start, bright.to(dtype) + start
+            return (flat[1][i] + flat[3][j]) / (flat[0][i] + flat[2][j])
+
+        return value
+
+    def four_selected(dark: Tensor, bright: Tensor) -> Tensor:
+        i, j = ((x.to(torch.int32) + starts).view(-1) for x in (dark, bright))
+        w1, v1 = flat[0].index_select(0, i), flat[1].index_select(0, i)
+        w2, v2 = flat[2].index_select(0, j), flat[3].index_select(0, j)
+        return v1.add_(v2).div_(w1.add_(w2)).view(dark.shape)
+
+    starts = offset(entries, torch.int32)
+    joint_starts = offset(65536, torch.int32)
+
+    def one(dark: Tensor, bright: Tensor) -> Tensor:
+        return joint[(dark.to(torch.int32) * 256 + bright.to(torch.int32)) + joint_starts]
+
+    def one_selected(dark: Tensor, bright: Tensor) -> Tensor:
+        index = dark.to(torch.int32).mul_(256).add_(bright).add_(joint_starts)
+        return joint.index_select(0, index.view(-1)).view(dark.shape)
+
+    def candidate(
+        config: str, value: Callable[[Tensor, Tensor], Tensor], final: bool, compile_it: bool, memory: float
+    ) -> Candidate:
+        """``final``: the value is the output already and needs no rounding."""
+
+        def fresh(dark: Tensor, bright: Tensor) -> Tensor:
+            result = value(dark, bright)
+            return result if final else _store(result, torch.empty_like(result, dtype=out_dtype))
+
+        def into(dark: Tensor, bright: Tensor) -> Tensor:
+            result = value(dark, bright)
+            return out.copy_(result) if final else _store(result, out)
+
+        function = fresh if out is None else into
+        if compile_it:
+            function = compiled(function, device)
+        return Candidate(config, lambda: function(dark, bright), memory=memory * dark.numel(), compiles=compile_it)
+
+    eager = [
+        candidate("int64 index, four tables", four(torch.int64), False, False, 40),
+        candidate("int32 index_select, four tables", four_selected, False, False, 30),
+    ]
+    inductor = [
+        candidate("int64 index, four tables", four(torch.int64), False, True, 12),
+        candidate("int32 index, four tables", four(torch.int32), False, True, 12),
+    ]
+    if joint is not None:
+        eager.append(candidate("int32 index_select, joint table", one_selected, True, False, 12))
+        inductor.append(candidate("int32 index, joint table", one, True, True, 8))
+    threads = torch.get_num_threads()
+    family = f"imf_fuse {dark.dtype} {out_dtype}"
+    return [
+        Peer("torch eager", eager, threads=threads),
+        Peer("torch.compile", inductor, threads=threads, family=family),
+    ]
+
+
+def opencv_fuse(dark: Tensor, bright: Tensor, tables: Array, out_dtype: torch.dtype, with_out: bool) -> Peer:
+    """``cv2.LUT`` of both images to weights and weighted values, then add and divide, on (H, W, C)."""
+    if int(cv2.__version__.split(".")[0]) < 5 and dark.dtype != torch.uint8:
+        return Peer("OpenCV", [], "cv2.LUT takes bytes only before OpenCV 5")
+    a, b = hwc(dark[0]), hwc(bright[0])
+    luts = [np.ascontiguousarray(t.T)[:, None, :] for t in tables]
+    depth = {torch.uint8: cv2.CV_8U, torch.uint16: cv2.CV_16U, torch.float32: cv2.CV_32F}[out_dtype]
+    dtype = {torch.uint8: np.uint8, torch.uint16: np.uint16, torch.float32: np.float32}[out_dtype]
+    height, width, channels = a.shape
+    kept = np.full(a.shape, 1, dtype) if with_out else None
+    scratch = Scratch()
+
+    def fuse(a: Array, b: Array, out: Array | None) -> Array:
+        buffers = [scratch.get(str(i), a.shape, np.float32) for i in range(4)]
+        for image, lut, buffer in zip((a, a, b, b), luts, buffers, strict=True):
+            cv2.LUT(image, lut, dst=buffer)
+        w1, v1, w2, v2 = buffers
+        cv2.add(w1, w2, dst=w1)
+        cv2.add(v1, v2, dst=v1)
+        return cv2.divide(v1, w1, dst=out, dtype=depth)
+
+    def strips(threads: int) -> Array:
+        out = kept if kept is not None else np.empty((height, width, channels), dtype)
+        in_strips(lambda s: void(fuse(a[s], b[s], out[s])), height, width, threads)
+        return out
+
+    candidates = [
+        Candidate(
+            f"whole image, {n} threads",
+            lambda: fuse(a, b, kept),
+            chw,
+            functools.partial(cv2.setNumThreads, n),
+            memory=20 * a.size,
+        )
+        for n in thread_choices()
+    ]
+    threads = torch.get_num_threads()
+    candidates.append(
+        Candidate(
+            f"strips, {threads} threads",
+            lambda: strips(threads),
+            chw,
+            functools.partial(cv2.setNumThreads, 1),
+        )
+    )
+    return Peer("OpenCV", candidates, threads=threads)
+
+
+def void(_: object) -> None:
+    """For work in strips, which returns nothing."""
+
+
+def numpy_fuse(dark: Tensor, bright: Tensor, tables: Array, out_dtype: torch.dtype, with_out: bool) -> Peer:
+    """``np.take`` in strips over threads: one joint table for bytes, four tables for 16-bit codes."""
+    a, b = dark[0].cpu().numpy(), bright[0].cpu().numpy()
+    channels, height, width = a.shape
+    dtype = {torch.uint8: np.uint8, torch.uint16: np.uint16, torch.float32: np.float32}[out_dtype]
+    kept = np.full(a.shape, 1, dtype) if with_out else None
+    scratch = Scratch()
+    joint = joint_tables(tables, dtype) if tables.shape[-1] == 256 else None
+
+    def by_joint_table(a: Array, b: Array, out: Array, c: int) -> None:
+        index = scratch.get("index", a.shape, np.uint16)
+        np.left_shift(a, 8, out=index, dtype=np.uint16)
+        np.bitwise_or(index, b, out=index)
+        np.take(joint[c], index, out=out, mode="clip")
+
+    def by_four_tables(a: Array, b: Array, out: Array, c: int) -> None:
+        w1, v1, w2, v2 = (scratch.get(str(i), a.shape, np.float32) for i in range(4))
+        for image, table, buffer in zip((a, a, b, b), tables[:, c], (w1, v1, w2, v2), strict=True):
+            np.take(table, image, out=buffer, mode="clip")
+        np.add(w1, w2, out=w1)
+        np.add(v1, v2, out=v1)
+        if np.dtype(dtype).kind == "f":
+            np.divide(v1, w1, out=out)
+            return
+        np.divide(v1, w1, out=v1)
+        np.rint(v1, out=v1)
+        np.copyto(out, v1, casting="unsafe")
+
+    fuse = by_four_tables if joint is None else by_joint_table
+
+    def call(threads: int) -> Array:
+        out = kept if kept is not None else np.empty((channels, height, width), dtype)
+
+        def strip(rows: slice) -> None:
+            for c in range(channels):
+                fuse(a[c, rows], b[c, rows], out[c, rows], c)
+
+        in_strips(strip, height, width, threads)
+        return out
+
+    kind = "four tables" if joint is None else "joint table"
+    candidates = [
+        Candidate(f"{kind}, strips, {n} threads", functools.partial(call, n), lambda x: torch.from_numpy(x)[None])
+        for n in thread_choices()
+    ]
+    return Peer("NumPy", candidates, threads=torch.get_num_threads())
+
+
+def cupy_fuse(dark: Tensor, bright: Tensor, tables: Array, out_dtype: torch.dtype, out: Tensor | None) -> Peer:
+    """``cupy.take`` from a joint table."""
+    skip = missing("CuPy", "cupy")
+    if skip is not None:
+        return skip
+    import cupy
+
+    dtype = {torch.uint8: np.uint8, torch.float32: np.float32}[out_dtype]
+    joint = cupy.asarray(joint_tables(tables, dtype).reshape(-1))
+    a, b = cupy.from_dlpack(dark), cupy.from_dlpack(bright)
+    kept = None if out is None else cupy.from_dlpack(out)
+    start = (cupy.arange(dark.shape[1], dtype=cupy.int32) * 65536).reshape(1, -1, 1, 1)
+
+    def call() -> Any:
+        stream = cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream)
+        with stream:
+            return cupy.take(joint, (a.astype(cupy.int32) << 8 | b) + start, out=kept)
+
+    return Peer("CuPy", [Candidate("joint table", call, torch.from_dlpack)])
+
+
+# ---- imf_fuse of floating-point images -----------------------------------------------------------
+
+
+def interpolated_fuse(
+    dark: Tensor,
+    bright: Tensor,
+    imf_dark: Tensor,
+    imf_bright: Tensor,
+    low: tuple[float, float],
+    high: tuple[float, float],
+    index_dtype: torch.dtype = torch.int64,
+) -> Tensor:
+    """The operator on (N, C, H, W) images in [0, 1], composed of PyTorch operators; differentiable."""
+
+    def look_up(image: Tensor, table: Tensor) -> Tensor:
+        channels, entries = table.shape
+        position = (image * (entries - 1)).clamp(0, entries - 1)
+        index = position.detach().floor().clamp(max=entries - 2)
+        start = torch.arange(channels, dtype=index_dtype, device=image.device).mul(entries).view(1, -1, 1, 1)
+        flat, lower = table.reshape(-1), index.to(index_dtype) + start
+        below = flat[lower]
+        return below + (position - index) * (flat[lower + 1] - below)
+
+    def smoothstep(t: Tensor) -> Tensor:
+        t = t.clamp(0, 1)
+        return t * t * (3 - 2 * t)
+
+    weight_dark = smoothstep((dark * 255 - low[0]) / (low[1] - low[0])) + 1e-7
+    weight_bright = smoothstep((high[1] - bright * 255) / (high[1] - high[0])) + 1e-7
+    value = weight_dark * look_up(dark, imf_dark) + weight_bright * look_up(bright, imf_bright)
+    return value / ((weight_dark + weight_bright) * 255)
+
+
+def torch_fuse_float(
+    images: tuple[Tensor, Tensor],
+    tables: tuple[Tensor, Tensor],
+    limits: tuple[tuple[float, float], tuple[float, float]],
+    out: Tensor | None,
+) -> list[Peer]:
+    device = images[0].device.type
+
+    def candidates(compile_it: bool) -> list[Candidate]:
+        made = []
+        for name, dtype in (("int64", torch.int64), ("int32", torch.int32)):
+
+            def step(dark: Tensor, bright: Tensor, first: Tensor, second: Tensor, dtype: torch.dtype = dtype) -> Tensor:
+                value = interpolated_fuse(dark, bright, first, second, *limits, dtype)
+                return value if out is None else out.copy_(value)
+
+            function = compiled(step, device) if compile_it else step
+            made.append(
+                Candidate(
+                    f"{name} index",
+                    lambda function=function: function(*images, *tables),
+                    memory=(16 if compile_it else 60) * images[0].numel(),
+                    compiles=compile_it,
+                )
+            )
+        return made
+
+    threads = torch.get_num_threads()
+    return [
+        Peer("torch eager", candidates(False), threads=threads),
+        Peer("torch.compile", candidates(True), threads=threads, family="imf_fuse float32"),
+    ]
+
+
+def numpy_fuse_float(
+    images: tuple[Tensor, Tensor],
+    tables: tuple[Tensor, Tensor],
+    limits: tuple[tuple[float, float], tuple[float, float]],
+    with_out: bool,
+) -> Peer:
+    """``np.interp`` for values and weights, in strips over threads."""
+    a, b = (x[0].cpu().numpy() for x in images)
+    channels, height, width = a.shape
+    entries = 65536
+    maps = weighted_tables(*tables, *limits, tables[0].shape[-1], 1 / 255)
+    grid = np.linspace(0, 1, tables[0].shape[-1])
+    fine = np.linspace(0, 1, entries)
+    weights = weighted_tables(*tables, *limits, entries, 1 / 255)[::2, 0]
+    values = maps[1::2] / maps[::2]
+    kept = np.full(a.shape, 1, np.float32) if with_out else None
+
+    def call(threads: int) -> Array:
+        out = kept if kept is not None else np.empty((channels, height, width), np.float32)
+
+        def strip(rows: slice) -> None:
+            for c in range(channels):
+                x, y = a[c, rows], b[c, rows]
+                w1, w2 = np.interp(x, fine, weights[0]), np.interp(y, fine, weights[1])
+                value = w1 * np.interp(x, grid, values[0, c]) + w2 * np.interp(y, grid, values[1, c])
+                np.copyto(out[c, rows], value / (w1 + w2), casting="unsafe")
+
+        in_strips(strip, height, width, threads)
+        return out
+
+    candidates = [
+        Candidate(f"np.interp, strips, {n} threads", functools.partial(call, n), lambda x: torch.from_numpy(x)[None])
+        for n in thread_choices()
+    ]
+    return Peer("NumPy", candidates, threads=torch.get_num_threads())
+
+
+def torch_fuse_backward(
+    images: tuple[Tensor, Tensor],
+    tables: tuple[Tensor, Tensor],
+    limits: tuple[tuple[float, float], tuple[float, float]],
+    grad: Tensor,
+) -> list[Peer]:
+    """Forward and backward with respect to whichever of images and tables require a gradient."""
+    device = images[0].device.type
+
+    def candidate(compile_it: bool) -> Candidate:
+        def forward(dark: Tensor, bright: Tensor, first: Tensor, second: Tensor) -> Tensor:
+            return interpolated_fuse(dark, bright, first, second, *limits)
+
+        function = compiled(forward, device) if compile_it else forward
+
+        def call() -> tuple[Tensor, ...]:
+            inputs = [x for x in (*images, *tables) if x.requires_grad]
+            return torch.autograd.grad(function(*images, *tables), inputs, grad)
+
+        return Candidate("int64 index", call, memory=120 * images[0].numel(), compiles=compile_it)
+
+    threads = torch.get_num_threads()
+    return [
+        Peer("torch eager", [candidate(False)], threads=threads),
+        Peer("torch.compile", [candidate(True)], threads=threads),
+    ]
+
+
+# ---- estimate_imf: histogram specification -------------------------------------------------------
+
+
+def specify(source: Array, target: Array, saturated: float = 250.0) -> Array:
+    """The map of one channel from two histograms of bytes, as hdrops defines it, with NumPy."""
+    z = np.arange(256.0)
+
+    def mid_quantile(counts: Array) -> Array:
+        return (2 * counts.cumsum() - counts) / (2 * counts.sum())
+
+    occupied, observed = target > 0, source > 0
+    matched = np.interp(mid_quantile(source), mid_quantile(target)[occupied], z[occupied])
+    values = np.interp(z, z[observed], matched[observed])
+    seen = np.flatnonzero(observed)
+    first, last = seen[0], seen[-1]
+    if first > 0:
+        values[:first] = values[first] * z[:first] / first
+    trusted = np.flatnonzero(observed & (z > 0) & (matched < saturated))
+    if trusted.size:
+        last = trusted[-1]
+    if last > 0:
+        values[last + 1 :] = values[last] * z[last + 1 :] / last
+    return values
+
+
+def _estimator(name: str, counts: Callable[[int, int], Array], channels: int) -> Callable[[], Array]:
+    """The tables of all channels from ``counts(image, channel)``."""
+
+    def call() -> Array:
+        return np.stack(
+            [specify(counts(0, c).astype(np.float64), counts(1, c).astype(np.float64)) for c in range(channels)]
+        )
+
+    return call
+
+
+def estimators(source: Tensor, target: Tensor) -> list[Peer]:
+    """Histogram specification of two (C, H, W) images of bytes on the CPU."""
+    channels = source.shape[0]
+    pair = source, target
+    planes = [image.numpy() for image in pair]
+    pixels = [hwc(image) for image in pair]
+
+    def of_planes(image: int, c: int) -> Array:
+        return cv2.calcHist([planes[image][c]], [0], None, [256], [0, 256]).ravel()
+
+    def of_pixels(image: int, c: int) -> Array:
+        return cv2.calcHist([pixels[image]], [c], None, [256], [0, 256]).ravel()
+
+    def by_numpy(image: int, c: int) -> Array:
+        return np.bincount(planes[image][c].ravel(), minlength=256)
+
+    def by_torch(image: int, c: int) -> Array:
+        return torch.bincount(pair[image][c].view(-1), minlength=256).numpy()
+
+    def numpy_over_threads() -> Array:
+        jobs = [(image, c) for c in range(channels) for image in range(2)]
+        counts = list(_pool(torch.get_num_threads()).map(lambda job: by_numpy(*job), jobs))
+        return np.stack([specify(*map(np.float64, counts[2 * c : 2 * c + 2])) for c in range(channels)])
+
+    opencv = [
+        Candidate(
+            f"calcHist of {layout}, {n} threads",
+            _estimator("OpenCV", counts, channels),
+            torch.from_numpy,
+            functools.partial(cv2.setNumThreads, n),
+        )
+        for n in thread_choices()
+        for layout, counts in (("planes", of_planes), ("interleaved channels", of_pixels))
+    ]
+    numpy = [
+        Candidate("bincount, 1 thread", _estimator("NumPy", by_numpy, channels), torch.from_numpy),
+        Candidate(f"bincount, {torch.get_num_threads()} threads", numpy_over_threads, torch.from_numpy),
+    ]
+    eager = [Candidate("bincount", _estimator("torch", by_torch, channels), torch.from_numpy)]
+    threads = torch.get_num_threads()
+    return [
+        Peer("OpenCV", opencv, threads=threads),
+        Peer("NumPy", numpy, threads=threads),
+        Peer("torch eager", eager, threads=threads),
+        _skimage(pixels[0], pixels[1]),
+    ]
+
+
+def _skimage(source: Array, target: Array) -> Peer:
+    """``match_histograms``, which returns the matched picture: its table is read off that."""
+    skip = missing("scikit-image", "skimage")
+    if skip is not None:
+        return skip
+    from skimage.exposure import match_histograms
+
+    def table(matched: Array) -> Tensor:
+        rows = np.full((matched.shape[2], 256), np.nan)
+        for c in range(matched.shape[2]):
+            rows[c, source[..., c].ravel()] = matched[..., c].ravel()
+        return torch.from_numpy(rows)
+
+    call = functools.partial(match_histograms, source, target, channel_axis=-1)
+    return Peer("scikit-image", [Candidate("match_histograms", call, table)], threads=1)
+
+
+def torch_estimator(source: Tensor, target: Tensor) -> list[Peer]:
+    """``torch.bincount`` on any device, the rest in NumPy."""
+
+    def counts(image: int, c: int) -> Array:
+        return torch.bincount((source, target)[image][c].view(-1), minlength=256).cpu().numpy()
+
+    return [Peer("torch eager", [Candidate("bincount", _estimator("torch", counts, len(source)), torch.from_numpy)])]
+
+
+# ---- exposure_fusion: Mertens with OpenCV and with PyTorch ---------------------------------------
+
+
+def opencv_mertens(bracket: Tensor, out_dtype: torch.dtype, with_out: bool) -> Peer:
+    """``cv2.createMergeMertens`` with all exponents 1; its float32 result is converted to bytes if wanted."""
+    images = [hwc(image) for image in bracket[0]]
+    merge = cv2.createMergeMertens(1, 1, 1)
+    shape = images[0].shape
+    kept = np.full(shape, 1, np.uint8 if out_dtype == torch.uint8 else np.float32) if with_out else None
+    blended = np.full(shape, 1, np.float32)
+
+    def call() -> Array:
+        if out_dtype == torch.float32:
+            return merge.process(images) if kept is None else merge.process(images, dst=kept)
+        return cv2.multiply(merge.process(images, dst=blended), 255, dst=kept, dtype=cv2.CV_8U)
+
+    pixels, exposures = shape[0] * shape[1], len(images)
+    choices = sorted({1, *range(1, torch.get_num_threads() + 1)}) if torch.get_num_threads() <= 4 else thread_choices()
+    candidates = [
+        Candidate(
+            f"MergeMertens, {n} threads",
+            call,
+            chw,
+            functools.partial(cv2.setNumThreads, n),
+            memory=80.0 * pixels * exposures,
+        )
+        for n in choices
+    ]
+    return Peer("OpenCV", candidates, threads=torch.get_num_threads())
+
+
+def _mirrored(size: int, before: int, after: int, device: torch.device) -> Tensor:
+    """Row numbers of a size padded by mirroring; a single row repeats."""
+    period = max(2 * size - 2, 1)
+    i = torch.arange(-before, size + after, device=device).abs() % period
+    return torch.minimum(i, (period - i).abs()) if size > 1 else torch.zeros_like(i)
+
+
+def _pad(x: Tensor, margin: int) -> Tensor:
+    if min(x.shape[-2:]) > margin:
+        return F.pad(x, (margin,) * 4, mode="reflect")
+    rows, columns = (_mirrored(size, margin, margin, x.device) for size in x.shape[-2:])
+    return x[..., rows, :][..., columns]
+
+
+class TorchMertens:
+    """Exposure fusion of (K, C, H, W) in OpenCV's convention, composed of PyTorch operators.
+
+    ``filters`` is "conv" (depthwise convolutions and a pixel shuffle) or "slices" (sums of shifted views,
+    which a compiler can fuse). ``torch.compile`` sees the weights and the finest levels, which hold 98 % of the
+    samples: the whole pyramid would compile for minutes.
+    """
+
+    BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+    COMPILED_LEVELS = 3
+
+    def __init__(self, filters: str, device: str) -> None:
+        self.filters = filters
+        taps = torch.tensor(self.BINOMIAL, device=device)
+        self.kernel = taps[:, None] * taps
+        even, odd = torch.tensor([1.0, 6, 1], device=device) / 8, torch.tensor([0.0, 4, 4], device=device) / 8
+        self.phases = torch.stack([v[:, None] * h for v in (even, odd) for h in (even, odd)])
+        self.cross = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=device)
+
+    def _conv(self, x: Tensor, kernels: Tensor, stride: int = 1) -> Tensor:
+        """Every channel with every kernel (M, k, k); output channels are grouped by input channel."""
+        channels = x.shape[1]
+        weight = kernels.repeat(channels, 1, 1)[:, None]
+        return F.conv2d(x, weight, stride=stride, groups=channels)
+
+    def down(self, x: Tensor) -> Tensor:
+        padded = _pad(x, 2)
+        if self.filters == "conv":
+            return self._conv(padded, self.kernel[None], 2)
+        height, width = ((s + 1) // 2 for s in x.shape[-2:])
+        rows = sum(t * padded[..., i : i + 2 * height - 1 : 2, :] for i, t in enumerate(self.BINOMIAL))
+        return sum(t * rows[..., i : i + 2 * width - 1 : 2] for i, t in enumerate(self.BINOMIAL))
+
+    def up(self, x: Tensor, height: int, width: int) -> Tensor:
+        # Before the first row comes the second, after the last the last.
+        h, w = x.shape[-2:]
+        x = torch.cat([x[..., min(1, h - 1), None, :], x, x[..., -1:, :]], -2)
+        x = torch.cat([x[..., min(1, w - 1), None], x, x[..., -1:]], -1)
+        if self.filters == "conv":
+            return F.pixel_shuffle(self._conv(x, self.phases), 2)[..., :height, :width]
+        even = (x[..., :-2, :] + 6 * x[..., 1:-1, :] + x[..., 2:, :]) / 8
+        odd = (x[..., 1:-1, :] + x[..., 2:, :]) / 2
+        x = torch.stack([even, odd], -2).flatten(-3, -2)[..., :height, :]
+        even = (x[..., :-2] + 6 * x[..., 1:-1] + x[..., 2:]) / 8
+        odd = (x[..., 1:-1] + x[..., 2:]) / 2
+        return torch.stack([even, odd], -1).flatten(-2)[..., :width]
+
+    def laplacian(self, x: Tensor) -> Tensor:
+        padded = _pad(x, 1)
+        if self.filters == "conv":
+            return self._conv(padded, self.cross[None])
+        vertical = padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]
+        return vertical + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:] - 4 * x
+
+    def weights(self, images: Tensor) -> Tensor:
+        """Normalised weights (K, 1, H, W)."""
+        r, g, b = images.unbind(1)
+        grey = (0.299 * r + 0.587 * g + 0.114 * b)[:, None]
+        mean = (r + g + b) * (1 / 3)
+        saturation = ((r - mean).square() + (g - mean).square() + (b - mean).square()).sqrt()
+        exposedness = torch.exp((images - 0.5).square().sum(1) * (-1 / 0.08))
+        weight = self.laplacian(grey).abs()[:, 0] * saturation * exposedness + 1e-12
+        return (weight / weight.sum(0))[:, None]
+
+    def __call__(self, bracket: Tensor) -> Tensor:
+        """(1, C, H, W) in [0, 1] of codes or [0, 1]."""
+        images = bracket if bracket.is_floating_point() else bracket.float() * (1 / FULL[bracket.dtype])
+        return self.blend(images, self.weights(images), min(images.shape[-2:]).bit_length() - 1, 0)
+
+    def blend(self, images: Tensor, weights: Tensor, depth: int, level: int) -> Tensor:
+        """The blended pyramid from ``level`` down to ``depth``, collapsed."""
+        if level == depth:
+            return (weights * images).sum(0, keepdim=True)
+        coarse, coarse_weights = self.down(images), self.down(weights)
+        blend = self.blend_uncompiled if level + 1 == self.COMPILED_LEVELS else self.blend
+        below = blend(coarse, coarse_weights, depth, level + 1)
+        size = images.shape[-2:]
+        band = images - self.up(coarse, *size)
+        return self.up(below, *size) + (weights * band).sum(0, keepdim=True)
+
+    @torch.compiler.disable
+    def blend_uncompiled(self, images: Tensor, weights: Tensor, depth: int, level: int) -> Tensor:
+        """The same, outside what ``torch.compile`` sees."""
+        return self.blend(images, weights, depth, level)
+
+
+def torch_mertens(
+    bracket: Tensor,
+    out_dtype: torch.dtype,
+    out: Tensor | None,
+    grad: Tensor | None = None,
+    compile_it: bool = True,
+) -> list[Peer]:
+    """The composition, eager and, where wanted, compiled; with ``grad`` forward and backward."""
+    device = bracket.device.type
+    images = bracket[0]
+    last = images.contiguous(memory_format=torch.channels_last)
+    if grad is not None:
+        images, last = (x.detach().requires_grad_() for x in (images, last))
+
+    def candidate(filters: str, layout: str, compile_it: bool) -> Candidate:
+        fusion = TorchMertens(filters, device)
+
+        def forward(x: Tensor) -> Tensor:
+            value = fusion(x)
+            if out_dtype == torch.uint8:
+                value = (value * 255).round().clamp(0, 255)
+            return value.to(out_dtype) if out is None else out.copy_(value)
+
+        function = compiled(forward, device, fullgraph=False) if compile_it else forward
+        x = last if layout == "channels_last" else images
+
+        def call() -> Tensor:
+            return function(x) if grad is None else torch.autograd.grad(function(x), x, grad)[0]
+
+        memory = (60 if grad is None else 200) * images.numel()
+        result = (lambda g: g) if grad is None else (lambda g: g.contiguous()[None])
+        return Candidate(f"{filters}, {layout}", call, result, memory=memory, compiles=compile_it)
+
+    kinds = (("conv", "contiguous"), ("conv", "channels_last"), ("slices", "contiguous"))
+    threads = torch.get_num_threads()
+    family = "exposure_fusion"
+    eager = Peer("torch eager", [candidate(*kind, False) for kind in kinds], threads=threads, family=family)
+    if not compile_it:
+        return [eager, Peer("torch.compile", [], "compiling takes a minute: timed in the headline rows only")]
+    inductor = [candidate(*kind, True) for kind in kinds]
+    return [eager, Peer("torch.compile", inductor, threads=threads, family=family)]

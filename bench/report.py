@@ -1,0 +1,355 @@
+"""Turn ``results/*.json`` into ``RESULTS.md``, plots and the table of the README.
+
+``python bench/report.py`` writes bench/RESULTS.md and bench/results/*.png;
+``python bench/report.py --readme README.md`` also replaces the table between that file's markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import sys
+from typing import Any
+
+FOLDER = pathlib.Path(__file__).parent
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+SIZES = {"1080p": "1080p", "4k": "4K", "12mp": "12 MP"}
+# Okabe and Ito's palette, told apart by readers with any colour vision; each line has its own marker as well.
+STYLES = {
+    "hdrops": ("#D55E00", "o"),
+    "torch.compile": ("#0072B2", "s"),
+    "torch eager": ("#56B4E9", "D"),
+    "OpenCV": ("#009E73", "^"),
+    "NumPy": ("#CC79A7", "v"),
+    "CuPy": ("#CC79A7", "v"),
+    "scikit-image": ("#E69F00", "P"),
+}
+FLAT_FROM_MEGAPIXELS = 8
+FLAT_WITHIN = 1.2
+NOTES = """\
+Every row was timed in one run: all implementations took turns in rounds, on the same pictures, dtype,
+device and number of threads, after each result was compared with that of hdrops. A peer offers several
+configurations (threads, layouts, compositions); the fastest in a short trial stands here. "out" writes to
+preallocated memory on both sides, "fresh" allocates the result in the call. Look-up tables of peers and
+compilation are not timed; tables of hdrops are. Times are medians with the 20th and 80th percentile. GB/s
+counts every input read once and every output written once. The ceiling is the larger of two lower bounds,
+measured in the same run: that traffic at the best copy bandwidth of this working set, and the operations
+named by the benchmark at the peak of fused multiply-adds. MB is the peak memory above inputs and
+preallocated outputs, in the first call. "Speed-up" is the time of the fastest peer over that of hdrops:
+below 1 hdrops is slower. Pictures are synthetic exposures of one scene unless the row says otherwise.
+"""
+
+
+def load(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The result documents, CPU first."""
+    documents = [json.loads(path.read_text()) | {"name": path.stem} for path in sorted(folder.glob("*.json"))]
+    return sorted(documents, key=lambda d: (d["machine"]["kind"] != "cpu", d["name"]))
+
+
+def number(value: float | None) -> str:
+    """Three digits, without an exponent."""
+    if value is None:
+        return "–"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:.{digits}f}"
+
+
+def count_threads(machine: dict[str, Any]) -> str:
+    return f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    if machine["kind"] == "cuda":
+        device = f"{machine['device']}, driver {machine['driver']}, CUDA {machine['cuda']}"
+    else:
+        device = f"{machine['device']}, {machine['cores']} cores, kernels {machine['cpu_level']}"
+    return (
+        f"{device}; {count_threads(machine)}; Python {machine['python']}, {versions}; "
+        f"commit {machine['commit']}; {machine['date']}"
+    )
+
+
+def limits_line(limits: dict[str, Any]) -> str:
+    """Ceilings of the smallest and the largest working set."""
+    copies = [limits[name] for name in limits if name.startswith("copy")]
+    sizes = limits["megabytes"]
+    parts = [
+        f"copy {number(max(c[i] for c in copies))}, read {number(limits['read'][i])} GB/s at {sizes[i]} MB"
+        for i in sorted({0, len(sizes) - 1})
+    ]
+    return f"{'; '.join(parts)}; {limits['fma_gflops']} GFLOP/s float32 ({limits['method']})"
+
+
+def case_name(row: dict[str, Any]) -> str:
+    return row["label"] + ("" if row["picture"] == "synthetic" else f", {row['picture']}")
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(header) + " |",
+        "|" + "|".join("---:" if i > 2 else "---" for i in range(len(header))) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+
+
+def bold(text: str, when: bool) -> str:
+    return f"**{text}**" if when else text
+
+
+def main_table(rows: list[dict[str, Any]]) -> list[str]:
+    """One line per case: hdrops, its rates, the best peer."""
+    lines = []
+    for row in rows:
+        ours, *peers = row["implementations"]
+        best = min(peers, key=lambda e: e["median_ms"], default=None)
+        lines.append(
+            [
+                case_name(row),
+                SIZES.get(row["size"], row["size"]),
+                row["variant"],
+                f"{number(ours['median_ms'])} [{number(ours['p20_ms'])}..{number(ours['p80_ms'])}]",
+                number(ours["gb_per_s"]),
+                number(ours["gflop_per_s"]) if row["gflop"] else "–",
+                f"{number(ours['percent_of_ceiling'])} ({row['ceiling']})",
+                number(ours["peak_memory_mb"]),
+                f"{best['name']} {number(best['median_ms'])}" if best else "–",
+                bold(f"{number(row['speedup'])}x", row["speedup"] < 1) if best else "–",
+            ]
+        )
+    header = [
+        "case",
+        "size",
+        "result",
+        "hdrops ms",
+        "GB/s",
+        "GFLOP/s",
+        "% of ceiling",
+        "MB",
+        "best peer ms",
+        "speed-up",
+    ]
+    return table(header, lines)
+
+
+def full_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Every implementation and every skip, folded away."""
+    lines = []
+    for row in rows:
+        where = [case_name(row), SIZES.get(row["size"], row["size"]), row["variant"]]
+        for entry in row["implementations"]:
+            lines.append(
+                [
+                    *where,
+                    entry["name"] + (f" ({entry['config']})" if entry["config"] else ""),
+                    number(entry["median_ms"]),
+                    f"{number(entry['p20_ms'])}..{number(entry['p80_ms'])}",
+                    number(entry["gb_per_s"]),
+                    number(entry["percent_of_ceiling"]),
+                    number(entry["peak_memory_mb"]),
+                    str(entry["calls"]),
+                ]
+            )
+        for name, reason in row["skipped"].items():
+            lines.append([*where, f"{name}: skipped, {reason}", *["–"] * 6])
+    header = [
+        "case",
+        "size",
+        "result",
+        "implementation",
+        "ms",
+        "p20..p80",
+        "GB/s",
+        "% of ceiling",
+        "MB",
+        "calls",
+    ]
+    return ["<details><summary>Every implementation</summary>", "", *table(header, lines), "</details>", ""]
+
+
+def flatness(rows: list[dict[str, Any]]) -> list[str]:
+    """Whether the time per pixel stays flat over large pictures."""
+    lines = []
+    for variant in sorted({row["variant"] for row in rows}):
+        costs = {
+            row["size"]: 1e6 * row["implementations"][0]["median_ms"] / (row["height"] * row["width"])
+            for row in rows
+            if row["variant"] == variant and row["height"] * row["width"] > 0.99e6 * FLAT_FROM_MEGAPIXELS
+        }
+        if len(costs) > 1:
+            least, most = (f(costs, key=costs.__getitem__) for f in (min, max))
+            ratio = costs[most] / costs[least]
+            verdict = "met" if ratio <= FLAT_WITHIN else "**missed**"
+            lines.append(
+                f"- {variant}: from {FLAT_FROM_MEGAPIXELS} MP on, {most} costs {ratio:.2f} times as much per "
+                f"pixel as {least} (goal {FLAT_WITHIN}: {verdict})."
+            )
+    return [*lines, ""] if lines else []
+
+
+def plot(document: dict[str, Any], op: str, rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Time per pixel over the size of the picture, one panel per variant."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    variants = sorted({row["variant"] for row in rows}, reverse=True)
+    figure, axes = plt.subplots(
+        1,
+        len(variants),
+        figsize=(1 + 4.8 * len(variants), 4.4),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    drawn = {}
+    for axis, variant in zip(axes[0], variants, strict=True):
+        lines: dict[str, list[tuple[float, float, float, float]]] = {}
+        for row in rows:
+            pixels = row["height"] * row["width"]
+            for entry in row["implementations"] if row["variant"] == variant else []:
+                scaled = [1e6 * entry[key] / pixels for key in ("median_ms", "p20_ms", "p80_ms")]
+                lines.setdefault(entry["name"], []).append((pixels / 1e6, *scaled))
+        for name, points in lines.items():
+            colour, marker = STYLES.get(name, ("#000000", "x"))
+            size, median, low, high = zip(*sorted(points), strict=True)
+            ours = name == "hdrops"
+            (drawn[name],) = axis.plot(
+                size,
+                median,
+                color=colour,
+                marker=marker,
+                ms=6 if ours else 4.5,
+                lw=2.6 if ours else 1.5,
+                zorder=2 + ours,
+            )
+            axis.fill_between(size, low, high, color=colour, alpha=0.18, lw=0)
+        floors = sorted(
+            (
+                row["height"] * row["width"] / 1e6,
+                1e12 * row["floor_ms"] / 1e6 / (row["height"] * row["width"]),
+            )
+            for row in rows
+            if row["variant"] == variant
+        )
+        (drawn["ceiling of this machine"],) = axis.plot(*zip(*floors, strict=True), color="#555555", ls=":", lw=1.5)
+        axis.set(xscale="log", yscale="log", xlabel="picture, megapixels")
+        axis.set_title({"out": "preallocated output", "fresh": "fresh output"}.get(variant, variant), fontsize=11)
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(plain)
+        axis.yaxis.set_major_formatter(plain)
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.tick_params(labelleft=True)
+        axis.grid(True, which="major", color="#dddddd", lw=0.7)
+        axis.set_axisbelow(True)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    axes[0][0].set_ylabel("nanoseconds per pixel (lower is faster)")
+    machine = document["machine"]
+    figure.suptitle(
+        f"{op}, {rows[0]['label']}: {machine['device']}, {count_threads(machine)}",
+        fontsize=12,
+        weight="bold",
+    )
+    figure.legend(
+        drawn.values(),
+        drawn.keys(),
+        loc="outside lower center",
+        ncols=min(len(drawn), 3 * len(variants)),
+        frameon=False,
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
+
+
+def results_page(documents: list[dict[str, Any]], folder: pathlib.Path) -> str:
+    lines = [
+        "# Benchmarks",
+        "",
+        "<!-- generated by bench/report.py; do not edit -->",
+        "",
+        *NOTES.splitlines(),
+        "",
+    ]
+    for document in documents:
+        op = document["rows"][0]["op"]
+        where = "" if document["machine"]["kind"] == "cpu" else " on the GPU"
+        lines += [f"## {op}{where}", "", f"{machine_line(document['machine'])}.", ""]
+        lines += [f"Ceilings: {limits_line(document['limits'])}.", ""]
+        named = [row for row in document["rows"] if not row["sweep"]]
+        swept = [row for row in document["rows"] if row["sweep"]]
+        if named:
+            lines += main_table(named)
+        if swept:
+            path = folder / f"{document['name']}.png"
+            plot(document, op, swept, path)
+            lines += [
+                "### Over the size of the picture",
+                "",
+                f"![{op}: time per pixel](results/{path.name})",
+                "",
+            ]
+            lines += main_table(swept)
+            lines += flatness(swept)
+        lines += full_table(document["rows"])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def readme_table(documents: list[dict[str, Any]]) -> str:
+    """The headline rows of all operators, one table per machine."""
+    tables: dict[str, list[list[str]]] = {}
+    for document in documents:
+        machine = document["machine"]
+        title = f"{machine['device']}, {count_threads(machine)}, torch {machine['versions']['torch']}"
+        for row in document["rows"]:
+            if not row["headline"]:
+                continue
+            ours, *peers = row["implementations"]
+            peers.sort(key=lambda e: e["median_ms"])
+            others = ", ".join(f"{e['name']} {number(e['median_ms'])}" for e in peers)
+            size = SIZES.get(row["size"], row["size"])
+            cells = [f"`{row['op']}`", case_name(row), size, number(ours["median_ms"]), others]
+            tables.setdefault(title, []).append([*cells, f"{number(row['speedup'])}x"])
+    header = ["operator", "case", "size", "hdrops ms", "peers ms", "against the best"]
+    lines = []
+    for title, body in tables.items():
+        lines += [f"{title}:", "", *table(header, body)]
+    return "\n".join(lines).strip()
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write RESULTS.md and the plots from results/*.json.")
+    parser.add_argument("--results", type=pathlib.Path, default=FOLDER / "results", help="folder of the JSON files")
+    parser.add_argument("--readme", type=pathlib.Path, help="file whose marked table is replaced")
+    options = parser.parse_args()
+    documents = load(options.results)
+    if not documents:
+        print(f"no results in {options.results}; run pytest bench first", file=sys.stderr)
+        return 2
+    write(options.results.parent / "RESULTS.md", results_page(documents, options.results))
+    if options.readme:
+        text = options.readme.read_text()
+        if BEGIN not in text or END not in text:
+            print(f"{options.readme} has no markers {BEGIN} and {END}; add them", file=sys.stderr)
+            return 2
+        short = f"{BEGIN}\n{readme_table(documents)}\n{END}"
+        write(options.readme, re.sub(f"{BEGIN}.*?{END}", lambda _: short, text, count=1, flags=re.DOTALL))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The Triton kernels: one module per operator, functions named and called as in ``cpp/schema.cpp``."""

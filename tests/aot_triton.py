@@ -1,0 +1,261 @@
+"""Compiles every Triton kernel of hdrops for GPUs that need not be present.
+
+Run as a script, without TRITON_INTERPRET. Prints one line per compiled variant. Fails if a kernel does not
+compile, or if one is missing from ``VARIANTS``: launch entries are all Triton functions in ``hdrops.kernels``
+whose name does not begin with an underscore.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from typing import Any, NamedTuple
+
+CAPABILITIES = (80, 90)
+
+
+class Variant(NamedTuple):
+    """Element types of pointers and values of constants by parameter; others as annotated or i32."""
+
+    pointers: dict[str, str]
+    constants: dict[str, Any]
+    warps: int = 4
+    contraction: bool = True
+
+
+def _imf() -> dict[str, list[Variant]]:
+    specify = {"quantiles": "fp64", "before": "i64", "after": "i64", "matched": "fp64"}
+    resample = {
+        "before": "i64",
+        "after": "i64",
+        "matched": "fp64",
+        "firsts": "i64",
+        "lasts": "i64",
+        "table": "fp32",
+    }
+
+    def fuse(image: str, out: str) -> Variant:
+        table = "fp64" if image == "fp64" else "fp32"
+        pointers = {"dark": image, "bright": image, "out": out, "imf_dark": table, "imf_bright": table}
+        full = {"u8": 255, "u16": 65535}
+        return Variant(pointers, {"FULL_IN": full.get(image, 1), "FULL_OUT": full.get(out, 1), "BLOCK": 1024})
+
+    def backward(image: str) -> Variant:
+        table = "fp64" if image == "fp64" else "fp32"
+        codes = image.startswith("u")
+        names = ("imf_dark", "imf_bright", "grad_imf_dark", "grad_imf_bright")
+        pointers = dict.fromkeys(names, table)
+        pointers |= {"dark": image, "bright": image, "grad": table if codes else image}
+        pointers |= dict.fromkeys(("grad_dark", "grad_bright"), table if codes else image)
+        full = {"u8": 255, "u16": 65535}.get(image, 1)
+        return Variant(pointers, {"FULL_IN": full, "IMAGES": not codes, "BLOCK": 512})
+
+    return {
+        "histogram_bytes_kernel": [Variant({"image": "u8", "counts": "i64"}, {"BLOCK": 4096}, warps=8)],
+        "histogram_words_kernel": [Variant({"image": "u16", "counts": "i64"}, {"BLOCK": 4096}, warps=8)],
+        "specify_kernel": [
+            Variant(specify, {"CODES": codes, "STEPS": codes.bit_length(), "BLOCK": 4096}, warps=8)
+            for codes in (256, 65536)
+        ],
+        "resample_kernel": [Variant(resample, {"CODES": codes, "BLOCK": 1024}, 8) for codes in (256, 65536)],
+        "fuse_kernel": [
+            fuse(image, out)
+            for image, out in (
+                ("u8", "u8"),
+                ("u8", "fp32"),
+                ("u16", "u16"),
+                ("u16", "fp32"),
+                ("fp16", "fp16"),
+                ("bf16", "bf16"),
+                ("fp32", "fp32"),
+                ("fp64", "fp64"),
+            )
+        ],
+        "fuse_backward_kernel": [backward(t) for t in ("u8", "u16", "fp16", "bf16", "fp32", "fp64")],
+    }
+
+
+def _exposure_fusion() -> dict[str, list[Variant]]:
+    wide = {"PLANES": 1, "ROWS": 8, "COLUMNS": 128}
+    small = {"PLANES": 16, "ROWS": 8, "COLUMNS": 8}
+    bracket = {"PLANES": 4, "ROWS": 4, "COLUMNS": 64}
+    images = ("u8", "u16", "fp16", "bf16", "fp32", "fp64")
+
+    def compute(image: str) -> str:
+        return "fp64" if image == "fp64" else "fp32"
+
+    def full(image: str) -> int:
+        return {"u8": 255, "u16": 65535}.get(image, 1)
+
+    def measured(constants: dict[str, Any], general: bool, opencv: bool, channels: int) -> dict[str, Any]:
+        mode = 2 if general else 1
+        saturation = mode if channels == 3 else 0
+        modes = {"CONTRAST": mode, "SATURATION": saturation, "EXPOSEDNESS": True}
+        return {**constants, **modes, "OPENCV": opencv, "CHANNELS": channels}
+
+    def weights(image: str, general: bool, opencv: bool, channels: int) -> Variant:
+        constants = measured({"FULL": full(image), **bracket}, general, opencv, channels)
+        return Variant({"images": image, "weights": compute(image)}, constants, 8, contraction=False)
+
+    def down(source: str, tile: dict[str, int]) -> Variant:
+        return Variant({"source": source, "out": compute(source)}, {"FULL": full(source), **tile}, 32)
+
+    def collapse(image: str, out: str, coarsest: bool, mask: bool, tile: dict[str, int]) -> Variant:
+        t = compute(image)
+        pointers = {
+            "images": image,
+            "weights": t,
+            "coarse": t,
+            "result": t,
+            "grad": out if mask else t,
+            "out": t if mask else out,
+        }
+        constants = {"CHANNELS": 3, "FULL_IN": full(image), "FULL_OUT": full(out), "COARSEST": coarsest}
+        return Variant(pointers, {**constants, "CLAMP": True, "MASK_GRAD": mask, **tile}, 32)
+
+    def adjoint(t: str) -> Variant:
+        return Variant({"source": t, "out": t}, wide, 32)
+
+    def weight_gradient(image: str, coarsest: bool) -> Variant:
+        pointers = {name: compute(image) for name in ("coarse", "grad", "coarse_grad", "out")}
+        return Variant({"images": image, **pointers}, {"CHANNELS": 3, "COARSEST": coarsest, **wide}, 32)
+
+    def image_gradient(t: str, coarsest: bool) -> Variant:
+        names = ("weights", "grad", "fine_weights", "fine_grad", "coarse_grad", "out")
+        return Variant(dict.fromkeys(names, t), {"CHANNELS": 3, "COARSEST": coarsest, **wide}, 32)
+
+    def measure_gradient(image: str, general: bool, opencv: bool, channels: int) -> Variant:
+        pointers = {name: compute(image) for name in ("weight_grads", "shares", "slopes")}
+        constants = measured(bracket, general, opencv, channels)
+        return Variant({"images": image, **pointers}, constants, 8, contraction=False)
+
+    def bracket_gradient(image: str, general: bool, opencv: bool, channels: int) -> Variant:
+        names = ("weights", "grad", "coarse_grad", "shares", "slopes")
+        pointers = {"images": image, "out": image} | {name: compute(image) for name in names}
+        constants = measured({"COARSEST": False, **wide}, general, opencv, channels)
+        return Variant(pointers, constants, 32, contraction=False)
+
+    # Exponents 1 or general, convention, channels.
+    settings = ((False, False, 3), (True, True, 3), (True, False, 1))
+    floats = ("fp16", "bf16", "fp32", "fp64")
+    return {
+        "weights_kernel": [weights(image, *setting) for image, setting in _cycle(images, settings)],
+        "down_kernel": [down(image, tile) for image, tile in _cycle(images, (wide, small))],
+        "collapse_kernel": [
+            *(collapse(image, image, False, False, wide) for image in images),
+            collapse("u8", "fp32", True, False, small),
+            collapse("u16", "fp32", False, False, wide),
+            *(collapse(image, image, coarsest, True, wide) for image, coarsest in _cycle(floats, (False, True))),
+        ],
+        "up_adjoint_kernel": [adjoint(t) for t in ("fp32", "fp64")],
+        "weight_gradient_kernel": [weight_gradient(*each) for each in _cycle(floats, (False, True))],
+        "image_gradient_kernel": [image_gradient(*each) for each in itertools.product(("fp32", "fp64"), (False, True))],
+        "measure_gradient_kernel": [measure_gradient(image, *setting) for image, setting in _cycle(floats, settings)],
+        "bracket_gradient_kernel": [bracket_gradient(image, *setting) for image, setting in _cycle(floats, settings)],
+    }
+
+
+def _cycle(first: tuple[Any, ...], second: tuple[Any, ...]) -> list[tuple[Any, Any]]:
+    """Every member of both at least once."""
+    length = max(len(first), len(second))
+    return list(itertools.islice(zip(itertools.cycle(first), itertools.cycle(second), strict=False), length))
+
+
+VARIANTS = {"imf": _imf(), "exposure_fusion": _exposure_fusion()}
+
+
+def entries() -> dict[str, dict[str, Any]]:
+    """Launch entries by module."""
+    from triton.runtime.jit import JITFunction
+
+    package = importlib.import_module("hdrops.kernels")
+    found = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        members = vars(importlib.import_module(f"hdrops.kernels.{module.name}"))
+        kernels = {
+            name: member
+            for name, member in members.items()
+            if isinstance(member, JITFunction) and not name.startswith("_")
+        }
+        if kernels:
+            found[module.name] = kernels
+    return found
+
+
+def compile_variant(kernel: Any, variant: Variant, capability: int) -> Any:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, attributes = {}, {}
+    for position, parameter in enumerate(kernel.params):
+        name = parameter.name
+        if parameter.is_constexpr:
+            signature[name] = "constexpr"
+        elif name in variant.pointers:
+            signature[name] = "*" + variant.pointers[name]
+            if not parameter.do_not_specialize_on_alignment:
+                attributes[(position,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = parameter.annotation_type or "i32"
+    constants = {
+        parameter.name: variant.constants[parameter.name] for parameter in kernel.params if parameter.is_constexpr
+    }
+    unknown = (variant.pointers.keys() | variant.constants.keys()) - signature.keys()
+    if unknown:
+        raise ValueError(f"{kernel.__name__} has no parameters {sorted(unknown)}")
+    source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": variant.warps, "enable_fp_fusion": variant.contraction}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def resources(cubin: bytes) -> str:
+    """Registers per thread, and bytes of stack, where registers are spilled to."""
+    import triton.backends.nvidia as nvidia
+
+    dump = pathlib.Path(nvidia.__file__).parent / "bin" / "cuobjdump"
+    if not dump.exists():
+        return "registers unknown"
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        command = [str(dump), "--dump-resource-usage", str(file)]
+        report = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", report)
+    return f"{usage[1]} registers, {usage[2]} bytes of stack" if usage else "registers unknown"
+
+
+def main() -> int:
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        raise SystemExit("unset TRITON_INTERPRET: the interpreter compiles nothing")
+    found = entries()
+    listed = {(module, name) for module, kernels in VARIANTS.items() for name in kernels}
+    present = {(module, name) for module, kernels in found.items() for name in kernels}
+    if listed != present:
+        raise SystemExit(f"without a variant: {sorted(present - listed)}, without a kernel: {sorted(listed - present)}")
+    compiled = 0
+    for module, name in sorted(present):
+        for variant, capability in itertools.product(VARIANTS[module][name], CAPABILITIES):
+            result = compile_variant(found[module][name], variant, capability)
+            if not result.asm.get("cubin"):
+                raise SystemExit(f"{module}.{name}: no cubin for sm_{capability}")
+            compiled += 1
+            types = " ".join(dict.fromkeys(variant.pointers.values()))
+            usage = resources(result.asm["cubin"])
+            print(
+                f"sm_{capability} {module}.{name} ({types}): {usage}, {result.metadata.shared} bytes shared",
+                flush=True,
+            )
+    print(f"compiled {compiled} variants of {len(present)} kernels")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

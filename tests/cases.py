@@ -1,0 +1,358 @@
+"""What the contract of ``tests/ops/test_contract.py`` runs over: operators, dtypes, layouts and shapes.
+
+A new operator adds its ``OpCase`` entries to ``CASES``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+import hdrops
+from hdrops.reference import exposure_fusion as exposure_fusion_reference
+from hdrops.reference import imf as imf_reference
+
+CODES = (torch.uint8, torch.uint16)
+HALVES = (torch.float16, torch.bfloat16)
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (*FLOATS, *CODES)
+LAYOUTS = ("contiguous", "channels_last", "sliced", "expanded", "offset")
+FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
+
+# (N, C, H, W) by name.
+SHAPES = {
+    "pixel": (2, 3, 1, 1),
+    "row": (2, 1, 1, 37),
+    "column": (1, 3, 41, 1),
+    "odd": (2, 3, 15, 21),
+    "prime": (2, 1, 31, 53),
+    "empty-batch": (0, 3, 8, 8),
+    "no-rows": (2, 3, 0, 7),
+    "many-blocks": (1, 3, 300, 517),
+}
+# For the interpreter of Triton, which runs one program after the other, and for the slow reference.
+SMALL_SHAPES = SHAPES | {
+    "odd": (2, 3, 9, 13),
+    "prime": (2, 1, 17, 29),
+    "many-blocks": (1, 3, 45, 71),
+}
+
+
+def device_copy(inputs: dict[str, Tensor], device: str) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def lay_out(image: Tensor, layout: str) -> Tensor:
+    """A tensor of the same shape and dtype in the given layout; the leading dimension is the batch.
+
+    The values are those of ``image``, except that "expanded" repeats its first member.
+    """
+    if layout == "channels_last":
+        return image.movedim(-3, -1).contiguous().movedim(-1, -3)
+    if layout == "sliced":
+        *outer, height, width = image.shape
+        storage = torch.zeros(*outer, height + 2, 2 * width + 1, dtype=image.dtype, device=image.device)
+        view = storage[..., 1 : height + 1, 1 : 2 * width + 1 : 2]
+        view.copy_(image)
+        return view
+    if layout == "expanded":
+        return image[:1].expand(image.shape) if len(image) > 1 else image
+    if layout == "offset":
+        storage = torch.zeros(image.numel() + 1, dtype=image.dtype, device=image.device)
+        view = storage[1:].view(image.shape)
+        view.copy_(image)
+        return view
+    assert layout == "contiguous"
+    return image
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """Let the reference compute in float64 whatever the dtype of the images."""
+    with contextlib.ExitStack() as stack:
+        for module in (imf_reference, exposure_fusion_reference):
+            stack.enter_context(mock.patch.object(module, "_compute", return_value=torch.float64))
+        yield
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One operator with one set of options.
+
+    ``make(shape, dtype, generator)`` gives contiguous CPU inputs by name; those in ``images`` take the layout
+    under test. ``call`` is the public function, ``exact`` the float64 definition in units of full scale 1 and
+    ``arguments`` the arguments of the operator's schema (without ``dtype`` and ``out``). Results are within
+    k eps (|exact| + scale) and gradients, whose largest entry is taken as their scale, within k_gradient eps.
+    """
+
+    name: str
+    operator: str
+    make: Callable[[Sequence[int], torch.dtype, torch.Generator], dict[str, Tensor]]
+    images: tuple[str, ...]
+    call: Callable[..., Tensor]
+    exact: Callable[[dict[str, Tensor]], Tensor]
+    arguments: Callable[[dict[str, Tensor]], tuple[Any, ...]]
+    k: float
+    k_gradient: float = 0.0
+    scale: float = 1.0
+    dtypes: tuple[torch.dtype, ...] = DTYPES
+    gradient_dtypes: tuple[torch.dtype, ...] = ()
+    differentiable: tuple[str, ...] = ()
+    has_out: bool = True
+    shapes: tuple[str, ...] = tuple(SHAPES)
+    many_blocks: tuple[int, ...] = SHAPES["many-blocks"]
+
+    def inputs(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        layout: str = "contiguous",
+        device: str = "cpu",
+        seed: int = 0,
+    ) -> dict[str, Tensor]:
+        made = device_copy(self.make(shape, dtype, torch.Generator().manual_seed(seed)), device)
+        return {name: lay_out(x, layout) if name in self.images else x for name, x in made.items()}
+
+    def result_shape(self, inputs: dict[str, Tensor]) -> tuple[int, ...]:
+        """The shape of an image result."""
+        image = inputs[self.images[0]]
+        return (image.shape[0], *image.shape[-3:])
+
+    def active(self, inputs: dict[str, Tensor]) -> list[str]:
+        """Names of the inputs with a gradient: of images only where they are floating point."""
+        return [name for name in self.differentiable if inputs[name].is_floating_point()]
+
+    def definition(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The exact result on the CPU, for a full scale of 1."""
+        wide = {name: x.cpu().contiguous() for name, x in inputs.items()}
+        wide = {name: x.double() if x.is_floating_point() else x for name, x in wide.items()}
+        with in_float64():
+            return self.exact(wide)
+
+    def definition_gradients(self, inputs: dict[str, Tensor], upstream: Tensor) -> dict[str, Tensor]:
+        names = self.active(inputs)
+        wide = {name: x.detach().cpu().contiguous() for name, x in inputs.items()}
+        wide |= {name: x.double() for name, x in wide.items() if x.is_floating_point()}
+        leaves = {name: wide[name].requires_grad_() for name in names}
+        with in_float64():
+            result = self.exact(wide)
+        grads = torch.autograd.grad(result, list(leaves.values()), upstream.detach().cpu().double())
+        return dict(zip(names, grads, strict=True))
+
+
+# ---- inputs --------------------------------------------------------------------------------------
+
+
+def to_dtype(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values in [0, 1] as an image: codes of an integer type, or rounded floats."""
+    if dtype in FULL_SCALE:
+        return (image * FULL_SCALE[dtype]).round().to(torch.int32).to(dtype)
+    return image.to(dtype)
+
+
+def rising_table(rows: tuple[int, ...], levels: int, generator: torch.Generator, top: float) -> Tensor:
+    """Increasing tables (*rows, levels) of float32 from 0 to ``top``."""
+    steps = 0.5 + torch.rand(*rows, levels, generator=generator, dtype=torch.float64)
+    steps[..., 0] = 0
+    climb = steps.cumsum(-1)
+    return (climb / climb[..., -1:] * top).float()
+
+
+def _unpin(image: Tensor, levels: int) -> Tensor:
+    """Float images whose table positions keep 0.02 entries away from the kinks of the table."""
+    if not image.is_floating_point():
+        return image
+    step = torch.finfo(image.dtype).eps / 2
+    for _ in range(64):
+        position = image.double() * (levels - 1)
+        pinned = ((position - position.round()).abs() < 0.02) & (position > 0) & (position < levels - 1)
+        if not pinned.any():
+            break
+        image = torch.where(pinned, (image.double() * (1 + 2 * step) + 0.01 / levels).to(image.dtype), image)
+    return image
+
+
+def make_imf_fuse(
+    low: tuple[float, float], high: tuple[float, float], levels: tuple[int, int], batched: bool
+) -> Callable[[Sequence[int], torch.dtype, torch.Generator], dict[str, Tensor]]:
+    def make(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+        n, c = shape[:2]
+        dark = torch.rand(*shape, generator=generator, dtype=torch.float64)
+        bright = torch.rand(*shape, generator=generator, dtype=torch.float64)
+        # Where both weights nearly vanish, eq. 8 is 0/0 and no arithmetic can be accurate: make both vanish.
+        weak = (dark * 255 < low[0] + 3) & (bright * 255 > high[1] - 3)
+        dark, bright = torch.where(weak, 0.0, dark), torch.where(weak, 1.0, bright)
+        rows = (n, c) if batched else (c,)
+        return {
+            "dark": _unpin(to_dtype(dark, dtype), levels[0]),
+            "bright": _unpin(to_dtype(bright, dtype), levels[1]),
+            "imf_dark": rising_table(rows, levels[0], generator, 300.0),
+            "imf_bright": rising_table(rows, levels[1], generator, 240.0),
+        }
+
+    return make
+
+
+def make_bracket(count: int) -> Callable[[Sequence[int], torch.dtype, torch.Generator], dict[str, Tensor]]:
+    """Brackets whose weights are well conditioned: contrast and saturation bounded away from 0.
+
+    A chessboard of amplitude 0.12 dominates the noise in the Laplacian, offsets of the channels that in S.
+    """
+
+    def make(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+        n, c, height, width = shape
+        noise = torch.rand(n, count, c, height, width, generator=generator, dtype=torch.float64)
+        board = 1.0 - 2.0 * ((torch.arange(height)[:, None] + torch.arange(width)) % 2)
+        sign = torch.tensor([1.0, -0.7, 0.85, -1.0])[torch.arange(count) % 4].view(-1, 1, 1, 1)
+        offset = torch.linspace(-0.1, 0.1, c).view(-1, 1, 1) if c > 1 else torch.zeros(1, 1, 1)
+        exposure = torch.linspace(-0.16, 0.16, count).view(-1, 1, 1, 1)
+        return {"bracket": to_dtype(0.46 + 0.08 * noise + 0.12 * board * sign + offset + exposure, dtype)}
+
+    return make
+
+
+def make_histograms(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    source = torch.rand(*shape, generator=generator, dtype=torch.float64)
+    target = (1.3 * torch.rand(*shape, generator=generator, dtype=torch.float64) ** 0.7).clamp(0, 1)
+    return {"source": to_dtype(source, dtype), "target": to_dtype(target, dtype)}
+
+
+# ---- operators -----------------------------------------------------------------------------------
+
+
+def imf_fuse_case(
+    name: str,
+    low: tuple[float, float] = (5, 55),
+    high: tuple[float, float] = (200, 250),
+    levels: tuple[int, int] = (256, 256),
+    batched: bool = False,
+) -> OpCase:
+    def broadcast(table: Tensor) -> Tensor:
+        return table if table.dim() == 3 else table.unsqueeze(0)
+
+    def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
+        tables = [
+            broadcast(x[t]).to(torch.float64 if x["dark"].dtype == torch.float64 else torch.float32)
+            for t in ("imf_dark", "imf_bright")
+        ]
+        return x["dark"], x["bright"], *tables, [float(v) for v in low], [float(v) for v in high]
+
+    def exact(x: dict[str, Tensor]) -> Tensor:
+        tables = broadcast(x["imf_dark"]), broadcast(x["imf_bright"])
+        return imf_reference.fuse(x["dark"], x["bright"], *tables, list(low), list(high)) / 255.0
+
+    def call(x: dict[str, Tensor], **kwargs: Any) -> Tensor:
+        return hdrops.imf_fuse(x["dark"], x["bright"], x["imf_dark"], x["imf_bright"], low=low, high=high, **kwargs)
+
+    return OpCase(
+        name=name,
+        operator="imf_fuse",
+        make=make_imf_fuse(low, high, levels, batched),
+        images=("dark", "bright"),
+        call=call,
+        exact=exact,
+        arguments=arguments,
+        k=16,
+        k_gradient=64,
+        gradient_dtypes=DTYPES,
+        differentiable=("dark", "bright", "imf_dark", "imf_bright"),
+    )
+
+
+def exposure_fusion_case(
+    name: str,
+    exponents: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    convention: str = "paper",
+    count: int = 3,
+) -> OpCase:
+    contrast, saturation, exposedness = exponents
+
+    def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
+        return x["bracket"], contrast, saturation, exposedness, convention == "opencv"
+
+    def exact(x: dict[str, Tensor]) -> Tensor:
+        bracket = x["bracket"]
+        if bracket.numel() == 0:
+            return bracket.double().sum(1)
+        return exposure_fusion_reference.fuse(*arguments(x))
+
+    def call(x: dict[str, Tensor], **kwargs: Any) -> Tensor:
+        return hdrops.exposure_fusion(
+            x["bracket"],
+            contrast=contrast,
+            saturation=saturation,
+            exposedness=exposedness,
+            convention=convention,
+            **kwargs,
+        )
+
+    return OpCase(
+        name=name,
+        operator="exposure_fusion",
+        make=make_bracket(count),
+        images=("bracket",),
+        call=call,
+        exact=exact,
+        arguments=arguments,
+        k=16,
+        k_gradient=128,
+        gradient_dtypes=FLOATS,
+        differentiable=("bracket",),
+        many_blocks=(1, 3, 150, 263),
+    )
+
+
+def _estimate(x: dict[str, Tensor], **kwargs: Any) -> Tensor:
+    return hdrops.estimate_imf(x["source"], x["target"], 100, **kwargs)
+
+
+CASES = [
+    imf_fuse_case("imf_fuse"),
+    imf_fuse_case("imf_fuse-wide", (3, 101.5), (120, 251), (33, 4096), batched=True),
+    exposure_fusion_case("exposure_fusion"),
+    exposure_fusion_case("exposure_fusion-opencv", convention="opencv", count=2),
+    exposure_fusion_case("exposure_fusion-powers", (0.5, 2.0, 0.0), count=2),
+    OpCase(
+        name="estimate_imf",
+        operator="estimate_imf",
+        make=make_histograms,
+        images=("source", "target"),
+        call=_estimate,
+        exact=lambda x: imf_reference.estimate_imf(x["source"], x["target"], 100, 250.0).double(),
+        arguments=lambda x: (x["source"], x["target"], 100, 250.0),
+        k=1,
+        scale=0.0,
+        dtypes=CODES,
+        has_out=False,
+        shapes=tuple(name for name in SHAPES if name != "no-rows"),
+    ),
+]
+
+
+# ---- covering subsets ----------------------------------------------------------------------------
+
+
+def pairwise(combinations: list[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
+    """A subset in which every pair of values of two axes that occurs at all still occurs."""
+
+    def pairs(combination: tuple[Any, ...]) -> set[Any]:
+        return set(itertools.combinations(enumerate(combination), 2))
+
+    order = list(combinations)
+    random.Random(0).shuffle(order)
+    remaining = {combination: pairs(combination) for combination in order}
+    uncovered = set().union(*remaining.values()) if remaining else set()
+    chosen: set[tuple[Any, ...]] = set()
+    while uncovered:
+        best = max(remaining, key=lambda combination: len(remaining[combination] & uncovered))
+        chosen.add(best)
+        uncovered -= remaining.pop(best)
+    return chosen
