@@ -3,6 +3,7 @@
 
 TORCH ?= torch==2.13.0
 BRACKET ?= .demo/bracket
+WORKERS ?= 2
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cpp cuda kernels python -type f -not -name '*.pyc')
 
 ifdef PY
@@ -54,20 +55,20 @@ comma := ,
 	$(PY) -m hdrops_cli.main sample $@.new
 	@rm -rf $@ && mv $@.new $@
 
-demo: $(STAMPS)/cli $(BRACKET)
+demo: $(STAMPS)/cli $(if $(filter .demo/bracket,$(BRACKET)),.demo/bracket)
 	@mkdir -p .demo
-	$(PY) -m hdrops_cli.main fuse $(BRACKET) -o .demo/fused.png
+	$(PY) -m hdrops_cli.main fuse "$(BRACKET)" -o .demo/fused.png
 	@echo "The fused picture is $(CURDIR)/.demo/fused.png"
 
 # ---- tests ---------------------------------------------------------------------------------------------------------
 
 test: $(STAMPS)/dev
-	TRITON_INTERPRET=1 $(PY) -m pytest tests/ops -q
-	$(PY) -m pytest
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/ops -q -n $(WORKERS)
+	$(PY) -m pytest -n $(WORKERS)
 
 test-full: $(STAMPS)/dev
-	TRITON_INTERPRET=1 $(PY) -m pytest tests/ops -q --full
-	$(PY) -m pytest --full
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/ops -q --full -n $(WORKERS)
+	$(PY) -m pytest --full -n $(WORKERS)
 
 gpu: $(STAMPS)/dev
 	$(PY) -m pytest -m gpu
@@ -100,4 +101,4 @@ format: $(STAMPS)/dev
 	$(CLANG_FORMAT) -i $(CPP_FILES)
 
 clean:
-	rm -rf .venv .demo build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .demo build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

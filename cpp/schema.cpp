@@ -12,27 +12,22 @@ STABLE_TORCH_LIBRARY(hdrops, m) {
   m.def("estimate_imf(Tensor source, Tensor target, SymInt levels, float saturated) -> Tensor");
 
   m.def(
-      "imf_fuse(Tensor dark, Tensor bright, Tensor imf_dark, Tensor imf_bright, float[] low, "
-      "float[] high, "
-      "ScalarType? dtype=None) -> Tensor");
+      "imf_fuse(Tensor dark, Tensor bright, Tensor imf_dark, Tensor imf_bright, "
+      "float[] low, float[] high, ScalarType? dtype=None) -> Tensor");
   m.def(
-      "imf_fuse_out(Tensor dark, Tensor bright, Tensor imf_dark, Tensor imf_bright, float[] low, "
-      "float[] high, "
-      "Tensor(a!) out) -> ()");
+      "imf_fuse_out(Tensor dark, Tensor bright, Tensor imf_dark, Tensor imf_bright, "
+      "float[] low, float[] high, Tensor(a!) out) -> ()");
   // Gradients of dark, bright (empty for integer images), imf_dark and imf_bright.
   m.def(
-      "imf_fuse_backward(Tensor grad, Tensor dark, Tensor bright, Tensor imf_dark, Tensor "
-      "imf_bright, "
-      "float[] low, float[] high) -> (Tensor, Tensor, Tensor, Tensor)");
+      "imf_fuse_backward(Tensor grad, Tensor dark, Tensor bright, Tensor imf_dark, "
+      "Tensor imf_bright, float[] low, float[] high) -> (Tensor, Tensor, Tensor, Tensor)");
 
   m.def(
-      "exposure_fusion(Tensor bracket, float contrast, float saturation, float exposedness, bool "
-      "opencv, "
-      "ScalarType? dtype=None) -> Tensor");
+      "exposure_fusion(Tensor bracket, float contrast, float saturation, float exposedness, "
+      "bool opencv, ScalarType? dtype=None) -> Tensor");
   m.def(
       "exposure_fusion_out(Tensor bracket, float contrast, float saturation, float exposedness, "
-      "bool opencv, "
-      "Tensor(a!) out) -> ()");
+      "bool opencv, Tensor(a!) out) -> ()");
   m.def(
       "exposure_fusion_backward(Tensor grad, Tensor bracket, float contrast, float saturation, "
       "float exposedness, bool opencv) -> Tensor");

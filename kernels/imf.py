@@ -95,21 +95,24 @@ def specify_kernel(
 
 
 @triton.jit
-def _mapped(z, before, after, matched, first, last):
+def _mapped(z, before, after, matched, first, final, last):
     """The map at level z: matched where z occurs, linear between, in proportion to z before and after."""
-    lower = tl.minimum(tl.maximum(tl.load(before + z), first), last)
-    upper = tl.minimum(tl.maximum(tl.load(after + z), first), last)
+    lower = tl.minimum(tl.maximum(tl.load(before + z), first), final)
+    upper = tl.minimum(tl.maximum(tl.load(after + z), first), final)
     value = tl.load(matched + lower)
     gap = tl.where(lower < upper, upper - lower, 1).to(tl.float64)
     between = value + (tl.load(matched + upper) - value) * ((z - lower).to(tl.float64) / gap)
-    # Outside, the clamping has moved both ends to the first or the last level; `between` has slope 0 there.
-    outside = (z < first) | ((z > last) & (last > 0))
-    return tl.where(outside, value * z.to(tl.float64) / tl.where(outside, lower, 1).to(tl.float64), between)
+    # Outside, the clamping has moved both ends to the first or the final level; `between` has slope 0 there.
+    below = z < first
+    above = (z > last) & (last > 0)
+    anchor = tl.where(below, first, tl.where(above, last, 1))
+    continued = tl.load(matched + anchor) * z.to(tl.float64) / anchor.to(tl.float64)
+    return tl.where(below, continued, tl.where(above, tl.maximum(between, continued), between))
 
 
 @triton.jit
 def resample_kernel(
-    before, after, matched, firsts, lasts, table, entries, levels, CODES: tl.constexpr, BLOCK: tl.constexpr
+    before, after, matched, firsts, finals, lasts, table, entries, levels, CODES: tl.constexpr, BLOCK: tl.constexpr
 ):
     """Maps at `levels` equidistant positions, in 8-bit code units; before and after as in specify_kernel."""
     entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -120,10 +123,10 @@ def resample_kernel(
     position = level.to(tl.float64) * spacing
     z = tl.minimum(position.to(tl.int64), CODES - 2)
     share = tl.minimum(position - z.to(tl.float64), 1.0)
-    first, last = tl.load(firsts + plane), tl.load(lasts + plane)
+    first, final, last = tl.load(firsts + plane), tl.load(finals + plane), tl.load(lasts + plane)
     base = plane * CODES
-    lower = _mapped(z, before + base, after + base, matched + base, first, last)
-    upper = _mapped(z + 1, before + base, after + base, matched + base, first, last)
+    lower = _mapped(z, before + base, after + base, matched + base, first, final, last)
+    upper = _mapped(z + 1, before + base, after + base, matched + base, first, final, last)
     # A quotient of constants: 1 for bytes, 1 / 257 for 16 bits.
     value = (lower + share * (upper - lower)) * (255.0 / (CODES - 1))
     tl.store(table + entry, value.to(tl.float32), mask=inside)
@@ -171,9 +174,10 @@ def estimate_imf(source: Tensor, target: Tensor, levels: int, saturated: float) 
             BLOCK=block,
             **options,
         )
-        trusted = occurs[0] & (z > 0) & (matched < saturated * (codes - 1) / 255.0)
+        trusted = occurs[0] & (z > 0) & (matched > 0) & (matched < saturated * (codes - 1) / 255.0)
         last = torch.where(trusted, z, -1).amax(-1)
-        last = torch.where(last >= 0, last, before[0, :, -1])
+        final = before[0, :, -1].contiguous()
+        last = torch.where(last >= 0, last, final)
         first = after[0, :, 0].contiguous()
         block = 1024
         resample_kernel[(triton.cdiv(planes * levels, block),)](
@@ -181,6 +185,7 @@ def estimate_imf(source: Tensor, target: Tensor, levels: int, saturated: float) 
             after,
             matched,
             first,
+            final,
             last,
             table,
             planes * levels,

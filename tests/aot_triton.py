@@ -37,6 +37,7 @@ def _imf() -> dict[str, list[Variant]]:
         "after": "i64",
         "matched": "fp64",
         "firsts": "i64",
+        "finals": "i64",
         "lasts": "i64",
         "table": "fp32",
     }

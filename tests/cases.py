@@ -38,11 +38,19 @@ SHAPES = {
     "no-rows": (2, 3, 0, 7),
     "many-blocks": (1, 3, 300, 517),
 }
-# For the interpreter of Triton, which runs one program after the other, and for the slow reference.
+# For the slow reference.
 SMALL_SHAPES = SHAPES | {
     "odd": (2, 3, 9, 13),
     "prime": (2, 1, 17, 29),
     "many-blocks": (1, 3, 45, 71),
+}
+# For the interpreter of Triton, which runs one program after the other.
+INTERPRETED_SHAPES = {
+    "pixel": (2, 3, 1, 1),
+    "row": (2, 1, 1, 37),
+    "odd": (2, 3, 7, 9),
+    "empty-batch": (0, 3, 8, 8),
+    "many-blocks": (1, 3, 23, 41),
 }
 
 
@@ -306,7 +314,7 @@ def exposure_fusion_case(
         k_gradient=128,
         gradient_dtypes=FLOATS,
         differentiable=("bracket",),
-        many_blocks=(1, 3, 150, 263),
+        many_blocks=(1, 3, 97, 151),
     )
 
 

@@ -4,10 +4,9 @@
 // above the finest add a third:
 //   1. weights: reads K C P codes, writes K P normalised weights.
 //   2. pyramids: reads weights and codes, writes a third of K (C + 1) P values.
-//   3. collapse, coarse to fine: reads all of these and the next coarser result, writes C P
-//   results. No Laplacian pyramid
-//      is stored: a band is formed from an image row and the upward-filtered row below it while it
-//      is blended.
+//   3. collapse, coarse to fine: reads all of these and the next coarser result, writes C P results.
+//      No Laplacian pyramid is stored: a band is formed from an image row and the upward-filtered
+//      coarser one while it is blended.
 // All passes are parallel over rows, and no row depends on how rows fall to threads. The backward
 // recomputes 1 and 2.
 
@@ -47,8 +46,7 @@ int64_t bytes_of(Storage storage) {
   return bytes[static_cast<size_t>(storage)];
 }
 
-// ---- one image
-// -----------------------------------------------------------------------------------------------------
+// ---- one image ----------------------------------------------------------------------------------
 
 struct Size {
   int64_t height, width;
@@ -71,7 +69,6 @@ std::unique_ptr<T[]> buffer(int64_t size) {
 template <class T>
 class Fusion {
  public:
-  // `scratch` is a tensor of at least scratch_size() values.
   Fusion(const FusionProblem& problem, Storage storage, bool backward)
       : problem_(problem), storage_(storage), parameters_(parameters(problem, storage)) {
     Size size{problem.h, problem.w};
@@ -567,8 +564,7 @@ class Fusion {
   std::vector<T*> weights_, images_, results_;
 };
 
-// ---- all images
-// ----------------------------------------------------------------------------------------------------
+// ---- all images ---------------------------------------------------------------------------------
 
 // Small images of a batch go to threads one by one; large ones share all threads.
 template <class Body>

@@ -16,8 +16,7 @@ namespace {
 
 const ImfLoops& loops() { return HDROPS_PICK(imf_loops); }
 
-// ---- estimate_imf
-// --------------------------------------------------------------------------------------------------
+// ---- estimate_imf -------------------------------------------------------------------------------
 
 // Histogram specification of one channel at full code resolution: the source level z maps to the
 // target level whose mid-quantile equals that of z. Target levels that do not occur are
@@ -68,12 +67,13 @@ void specify(
     }
     previous = z;
     previous_value = value;
-    if (z > 0 && value < limit) last_trusted = z;
+    if (z > 0 && value > 0 && value < limit) last_trusted = z;
   }
   for (int32_t z = 0; z < first; ++z) map[z] = map[first] * z / first;
   const int32_t last = last_trusted > 0 ? last_trusted : previous;
   for (int32_t z = last + 1; z < codes; ++z) {
-    map[z] = last > 0 ? map[last] * z / last : map[last];
+    const double matched = z < previous ? map[z] : previous_value;
+    map[z] = last > 0 ? std::max(matched, map[last] * z / last) : matched;
   }
 }
 
@@ -140,8 +140,7 @@ Tensor estimate_imf(const Tensor& source_in,
   return out;
 }
 
-// ---- imf_fuse
-// ------------------------------------------------------------------------------------------------------
+// ---- imf_fuse -----------------------------------------------------------------------------------
 
 // Below this many pixels for one pair of tables, evaluating each pixel is cheaper than filling a
 // joint table.
@@ -357,8 +356,7 @@ void imf_fuse_out(const Tensor& dark,
   fuse_into(dark, bright, imf_dark, imf_bright, low, high, out);
 }
 
-// ---- imf_fuse_backward
-// ---------------------------------------------------------------------------------------------
+// ---- imf_fuse_backward --------------------------------------------------------------------------
 
 template <class In, class T>
 void backward_planes(const ImfProblem& p,

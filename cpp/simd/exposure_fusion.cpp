@@ -8,8 +8,7 @@ namespace hdrops {
 namespace HDROPS_LEVEL {
 namespace {
 
-// ---- storage
-// -------------------------------------------------------------------------------------------------------
+// ---- storage ------------------------------------------------------------------------------------
 
 template <class T, class In>
 void load_as(const void* row, int64_t n, T scale, T* out) {
@@ -79,8 +78,7 @@ void store(const double* row, Storage, int64_t n, bool clamp, void* out) {
   store_as<double, double>(row, n, clamp, out);
 }
 
-// ---- weights
-// -------------------------------------------------------------------------------------------------------
+// ---- weights ------------------------------------------------------------------------------------
 
 // e^x for x <= 0, to 2 units in the last place: 2^n by exponent bits, the rest by a polynomial.
 // Below -87 the result is 0.
@@ -237,8 +235,7 @@ void normalise(T* const* rows, int64_t k, int64_t n) {
   }
 }
 
-// ---- pyramid
-// -------------------------------------------------------------------------------------------------------
+// ---- pyramid ------------------------------------------------------------------------------------
 
 template <class T>
 void combine(const T* plane,
@@ -337,8 +334,7 @@ void blend(const T* weight, const T* image, const T* coarse, int64_t n, T* __res
   }
 }
 
-// ---- backward
-// ------------------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------
 
 template <class T>
 void product(const T* a, const T* b, int64_t n, T* __restrict__ out) {

@@ -23,8 +23,7 @@ constexpr int64_t run_length = 512;
 template <class In, class T>
 constexpr T to_code_units = static_cast<T>(255.0 / full_scale<In>);
 
-// ---- histograms
-// ----------------------------------------------------------------------------------------------------
+// ---- histograms ---------------------------------------------------------------------------------
 
 // Few codes: four tables break the dependence of an increment on the one before it.
 void histogram_small(const uint8_t* codes, int64_t n, int64_t* counts) {
@@ -99,8 +98,7 @@ void histogram_u16(const uint16_t* codes, int64_t n, int64_t* counts) {
   for (int64_t i = 0; i < n; ++i) ++counts[codes[i]];
 }
 
-// ---- fusion, pixel by pixel
-// ----------------------------------------------------------------------------------------
+// ---- fusion, pixel by pixel ---------------------------------------------------------------------
 
 // Values of one run in a table that is interpolated linearly; `step` is table entries per raw unit.
 // The entries are fetched one pixel at a time, both neighbours in one load: that beats the gather
@@ -207,8 +205,7 @@ void backward(const T* grad,
   }
 }
 
-// ---- fusion of bytes by one joint table
-// ----------------------------------------------------------------------------
+// ---- fusion of bytes by one joint table ---------------------------------------------------------
 
 template <class Out>
 void joint(const ImfChannel<float>& channel, int32_t begin, int32_t end, Out* joint) {
@@ -237,14 +234,15 @@ void lookup(const uint8_t* dark, const uint8_t* bright, int64_t n, const Out* jo
 }
 
 #if defined(__AVX512VBMI__)
-// ---- fusion of bytes by byte permutations
-// --------------------------------------------------------------------------
+// ---- fusion of bytes by byte permutations -------------------------------------------------------
 //
 // With W1 = 1 from dark_limit on and W2 = 1 below bright_limit, eq. 8 splits by code into products
 // of one factor of the dark and one of the bright code:
-//   d >= dark_limit:                       out = v1(d) a(b) + p(b) / 2,  a = 1 / (1 + W2),  p = 2
-//   v2 W2 / (1 + W2) d <  dark_limit and b < bright_limit:  out = v1(d) W1 / (1 + W1) + p(b) s(d),
-//   s = 1 / (1 + W1)
+//
+//   d >= dark_limit:                      out = v1(d) a(b) + p(b) / 2
+//   d < dark_limit and b < bright_limit:  out = v1(d) W1 / (1 + W1) + p(b) s(d)
+//   a = 1 / (1 + W2),  s = 1 / (1 + W1),  p = 2 v2 W2 / (1 + W2)
+//
 // so out = t(d) a + p(b) s with 16-bit fixed-point tables: t and p of 256 entries, a and s of 64.
 // Where both codes lie in a ramp, which a real pair hardly has, the pixel is evaluated by itself.
 
@@ -273,8 +271,8 @@ void put(uint8_t* low, uint8_t* high, int32_t index, float value, float scale) {
 
 bool pack(const ImfChannel<float>& c, ImfPacked* packed) {
   ImfPacked& p = *packed;
-  p.dark_limit = static_cast<int32_t>(std::ceil(std::max(c.low.end, 0.0f)));
-  p.bright_limit = static_cast<int32_t>(std::floor(std::min(c.high.start, 255.0f))) + 1;
+  p.dark_limit = static_cast<int32_t>(std::ceil(math::clamp(c.low.end, 0.0f, 256.0f)));
+  p.bright_limit = static_cast<int32_t>(std::floor(math::clamp(c.high.start, -1.0f, 255.0f))) + 1;
   if (p.dark_limit > 64 || p.bright_limit < 192) return false;
   for (int32_t code = 0; code < 256; ++code) {
     const auto z = static_cast<float>(code);

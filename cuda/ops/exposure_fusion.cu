@@ -1,19 +1,24 @@
-// exposure_fusion on CUDA: weights, pyramids and blend of Mertens et al. for brackets (N, K, C, H, W).
+// exposure_fusion on CUDA: weights, pyramids and blend of Mertens et al. for brackets
+// (N, K, C, H, W).
 //
-// Passes of the forward, with the bytes of one 3-channel pixel of the finest level (K exposures, b bytes per value):
-//   weigh      bracket -> weights, normalised over the exposures            reads 3 K b, writes 4 K (twice, once in L2)
-//   down       weights and images, one level at a time; the finest images   reads 3 K b + 4 K, writes 4 K;
-//              are read as stored, no copy of them in floats is made        above: a third of 16 K + 4 K
-//   collapse   coarse to fine: res = up(res') + sum_k w_k (I_k - up(I_k'))   reads 3 K b + 4 K + 3 K + 3, writes 3 b;
-//              without stored Laplacian pyramids; the last one clamps,       above: a third of 16 K + 3 K + 15
-//              rounds and stores
-// State: K float planes per level and, above the finest, 3 K + 3 more; levels shrink by four.
+// Passes of the forward, each with the bytes it moves per pixel of the finest level, for K
+// exposures of 3 channels and b bytes per stored value; the levels above add a third:
+//   weigh: bracket -> weights, normalised over the exposures.
+//     Reads 3 K b, writes 4 K; scaling by the sum reads and writes 4 K again, mostly in L2.
+//   down: weights and images, one level at a time. The finest images are read as they are stored.
+//     Reads 3 K b + 4 K, writes 4 K; above: a third of 20 K.
+//   collapse: coarse to fine, res = up(res+) + sum_k w_k (I_k - up(I_k+)), where + is the next
+//     coarser level. No Laplacian pyramid is stored; the last one clamps, rounds and stores.
+//     Reads 3 K b + 7 K + 3, writes 3 b; above: a third of 19 K + 15.
+// State: K float planes at the finest level and 4 K + 3 at every other; levels shrink by four.
 //
-// The backward runs the forward again and keeps the pyramids; then, every step as a gather:
-//   G_0 = gradient of the unclamped result,  G_l+1 = upT(G_l)
-//   coarse to fine:  w_k' = sum_c G_c (I_kc - up(I_kc+)) + downT(w_k+')
-//                    I_kc' = w_k G_c - upT(w_k- G_c-) + downT(I_kc+')        (+ the coarser, - the finer level)
-//   and through the normalisation and the pointwise weights; the Laplacian's adjoint comes last.
+// The backward runs the forward again and keeps its pyramids. Then, every step as a gather, with -
+// for the next finer level:
+//   G = gradient of the unclamped result at the finest level, G = upT(G-) above;
+//   coarse to fine: dw_k = sum_c G_c (I_kc - up(I_kc+)) + downT(dw_k+)
+//                   dI_kc = w_k G_c - upT(w_k- G_c-) + downT(dI_kc+);
+//   at the finest level through the normalisation and the pointwise factors of the weights, and
+//   through the Laplacian last, as its adjoint reads neighbours.
 
 #include <torch/csrc/stable/library.h>
 
@@ -39,7 +44,7 @@ struct Extent {
 HDROPS_HD int64_t area(Extent e) { return e.h * e.w; }
 HDROPS_HD Extent coarser(Extent e) { return {math::coarse_size(e.h), math::coarse_size(e.w)}; }
 
-// ---- threads over planes -------------------------------------------------------------------------------------------
+// ---- threads over planes ----------------------------------------------------------------------
 
 constexpr int32_t tile_width = 32, tile_height = 8, tile_threads = tile_width * tile_height;
 
@@ -59,7 +64,7 @@ __device__ void for_each_cell(int64_t planes, Extent e, const F& f) {
   }
 }
 
-// ---- weights -------------------------------------------------------------------------------------------------------
+// ---- weights ----------------------------------------------------------------------------------
 
 // math::mirror() for indices at most two beyond either end of the axis, without its division.
 HDROPS_HD int64_t mirror_near(int64_t i, int64_t size) {
@@ -86,8 +91,11 @@ HDROPS_HD Cross cross_at(int64_t y, int64_t x, Extent e) {
 template <int32_t channels, class In, class T>
 HDROPS_HD T grey_at(const In* exposure, int64_t size, int64_t at, const Parameters<T>& p) {
   const T first = static_cast<T>(exposure[at]);
-  if constexpr (channels == 1) return math::grey(first, p);
-  else return math::grey(first, static_cast<T>(exposure[size + at]), static_cast<T>(exposure[2 * size + at]), p);
+  if constexpr (channels == 1)
+    return math::grey(first, p);
+  else
+    return math::grey(
+        first, static_cast<T>(exposure[size + at]), static_cast<T>(exposure[2 * size + at]), p);
 }
 
 // The weight of one pixel of one exposure, in factors.
@@ -110,11 +118,14 @@ HDROPS_HD T falloff(const Parameters<T>& p) {
 }
 
 template <int32_t channels, class In, class T>
-HDROPS_HD PixelWeight<T, channels> pixel_weight(
-    const In* exposure, int64_t size, const Cross& at, const Parameters<T>& p) {
+HDROPS_HD PixelWeight<T, channels> pixel_weight(const In* exposure,
+                                                int64_t size,
+                                                const Cross& at,
+                                                const Parameters<T>& p) {
   const auto grey = [&](int64_t element) { return grey_at<channels>(exposure, size, element, p); };
   PixelWeight<T, channels> w;
-  w.laplacian = math::laplacian(grey(at.above), grey(at.left), grey(at.centre), grey(at.right), grey(at.below));
+  w.laplacian = math::laplacian(
+      grey(at.above), grey(at.left), grey(at.centre), grey(at.right), grey(at.below));
   w.contrast = std::fabs(w.laplacian) * math::contrast_unit(channels, p);
   w.by_contrast = math::power(w.contrast, p.contrast);
   T raw[channels], distance = T(0);
@@ -135,8 +146,12 @@ HDROPS_HD PixelWeight<T, channels> pixel_weight(
 
 // bracket (N, K, C, H, W) -> weights (N, K, H, W)
 template <class In, int32_t channels>
-__global__ void __launch_bounds__(tile_threads) weigh(
-    const In* bracket, Compute<In>* weights, int64_t n, int64_t k, Extent e, Parameters<Compute<In>> p) {
+__global__ void __launch_bounds__(tile_threads) weigh(const In* bracket,
+                                                      Compute<In>* weights,
+                                                      int64_t n,
+                                                      int64_t k,
+                                                      Extent e,
+                                                      Parameters<Compute<In>> p) {
   using T = Compute<In>;
   const int64_t size = area(e);
   for_each_cell(n, e, [&](int64_t image, int64_t y, int64_t x) {
@@ -153,7 +168,7 @@ __global__ void __launch_bounds__(tile_threads) weigh(
   });
 }
 
-// ---- pyramid: down -------------------------------------------------------------------------------------------------
+// ---- pyramid: down ----------------------------------------------------------------------------
 
 template <class T>
 HDROPS_HD T binomial(T a, T b, T c, T d, T e) {
@@ -198,19 +213,25 @@ __global__ void __launch_bounds__(tile_threads) down(const T* weights,
                                                      int64_t image_planes,
                                                      Extent e) {
   const Extent to = coarser(e);
-  for_each_cell(weight_planes + image_planes, {ceil_div(to.h, strip), to.w}, [&](int64_t plane, int64_t y, int64_t x) {
-    if (plane < weight_planes) {
-      down_strip(weights + plane * area(e), T(1), coarse_weights + plane * area(to), e, y * strip, x);
-    } else {
-      const int64_t image = plane - weight_planes;
-      down_strip(images + image * area(e), unit, coarse_images + image * area(to), e, y * strip, x);
-    }
-  });
+  for_each_cell(
+      weight_planes + image_planes,
+      {ceil_div(to.h, strip), to.w},
+      [&](int64_t plane, int64_t y, int64_t x) {
+        if (plane < weight_planes) {
+          down_strip(
+              weights + plane * area(e), T(1), coarse_weights + plane * area(to), e, y * strip, x);
+        } else {
+          const int64_t image = plane - weight_planes;
+          down_strip(
+              images + image * area(e), unit, coarse_images + image * area(to), e, y * strip, x);
+        }
+      });
 }
 
-// ---- pyramid: up and blend -----------------------------------------------------------------------------------------
+// ---- pyramid: up and blend --------------------------------------------------------------------
 
-// A coarse pixel and its neighbours, as the upward filter of the two by two fine pixels above it reads them.
+// A coarse pixel and its neighbours, as the upward filter of the two by two fine pixels above it
+// reads them.
 struct Patch {
   int64_t row[3], column[3];  // elements of the rows' beginnings, and within a row
 };
@@ -260,11 +281,14 @@ HDROPS_HD T clamp_unit(T x) {
 // A blended value in [0, 1] as stored. Codes saturate whether or not `clamp` asks for it.
 template <class Out, class T>
 HDROPS_HD Out finish(T value, bool clamp) {
-  if constexpr (is_code_storage<Out>) return to_storage<Out>(value * static_cast<T>(full_scale<Out>));
-  else return static_cast<Out>(clamp ? clamp_unit(value) : value);
+  if constexpr (is_code_storage<Out>)
+    return to_storage<Out>(value * static_cast<T>(full_scale<Out>));
+  else
+    return static_cast<Out>(clamp ? clamp_unit(value) : value);
 }
 
-// One level: weights (N, K, h, w), images (N, K, C, h, w), the next coarser images and result (null at the top).
+// One level: weights (N, K, h, w), images (N, K, C, h, w), the next coarser images and result (null
+// at the top).
 template <class In, class T>
 struct BlendLevel {
   const T* weights;
@@ -277,7 +301,8 @@ struct BlendLevel {
 };
 
 template <class In, class Out, int32_t channels>
-__global__ void __launch_bounds__(tile_threads, 2) collapse(BlendLevel<In, Compute<In>> level, Out* out, bool clamp) {
+__global__ void __launch_bounds__(tile_threads, 2)
+    collapse(BlendLevel<In, Compute<In>> level, Out* out, bool clamp) {
   using T = Compute<In>;
   const Extent e = level.extent, coarse = coarser(e);
   const int64_t size = area(e), coarse_size = area(coarse);
@@ -285,7 +310,8 @@ __global__ void __launch_bounds__(tile_threads, 2) collapse(BlendLevel<In, Compu
   for_each_cell(level.n, coarse, [&](int64_t image, int64_t y, int64_t x) {
     const Patch patch = patch_at(y, x, coarse);
     const int64_t at = 2 * y * e.w + 2 * x;
-    const bool inside[2][2] = {{true, 2 * x + 1 < e.w}, {2 * y + 1 < e.h, 2 * x + 1 < e.w && 2 * y + 1 < e.h}};
+    const bool inside[2][2] = {{true, 2 * x + 1 < e.w},
+                               {2 * y + 1 < e.h, 2 * x + 1 < e.w && 2 * y + 1 < e.h}};
     Quad<T> sum[channels] = {};
     if (!top) {
 #pragma unroll
@@ -299,7 +325,8 @@ __global__ void __launch_bounds__(tile_threads, 2) collapse(BlendLevel<In, Compu
 #pragma unroll
       for (int32_t i = 0; i < 4; ++i) {
         const int64_t element = at + i / 2 * e.w + i % 2;
-        weight.item[i / 2][i % 2] = inside[i / 2][i % 2] ? level.weights[plane * size + element] : T(0);
+        weight.item[i / 2][i % 2] =
+            inside[i / 2][i % 2] ? level.weights[plane * size + element] : T(0);
       }
 #pragma unroll
       for (int32_t c = 0; c < channels; ++c) {
@@ -310,7 +337,8 @@ __global__ void __launch_bounds__(tile_threads, 2) collapse(BlendLevel<In, Compu
         for (int32_t i = 0; i < 4; ++i) {
           if (!inside[i / 2][i % 2]) continue;
           const T value = static_cast<T>(from[i / 2 * e.w + i % 2]) * level.unit;
-          sum[c].item[i / 2][i % 2] += weight.item[i / 2][i % 2] * (value - base.item[i / 2][i % 2]);
+          sum[c].item[i / 2][i % 2] +=
+              weight.item[i / 2][i % 2] * (value - base.item[i / 2][i % 2]);
         }
       }
     }
@@ -319,13 +347,14 @@ __global__ void __launch_bounds__(tile_threads, 2) collapse(BlendLevel<In, Compu
       Out* const to = out + (image * channels + c) * size + at;
 #pragma unroll
       for (int32_t i = 0; i < 4; ++i) {
-        if (inside[i / 2][i % 2]) to[i / 2 * e.w + i % 2] = finish<Out>(sum[c].item[i / 2][i % 2], clamp);
+        if (inside[i / 2][i % 2])
+          to[i / 2 * e.w + i % 2] = finish<Out>(sum[c].item[i / 2][i % 2], clamp);
       }
     }
   });
 }
 
-// ---- backward: adjoints of the pyramid -----------------------------------------------------------------------------
+// ---- backward: adjoints of the pyramid --------------------------------------------------------
 
 // One term of a gather along an axis. With weight 0 it is not read: its index may lie outside.
 template <class T>
@@ -334,7 +363,8 @@ struct Tap {
   T weight;
 };
 
-// The share of the coarse sample `coarse` in the fine sample `fine`, summed over the taps that a border folds together.
+// The share of the coarse sample `coarse` in the fine sample `fine`, summed over the taps that a
+// border folds together.
 template <class T>
 HDROPS_HD T up_share(int64_t fine, int64_t coarse, int64_t coarse_size) {
   const int64_t at = fine / 2;
@@ -349,12 +379,12 @@ template <class T>
 HDROPS_HD T down_share(int64_t fine, int64_t coarse, int64_t fine_size) {
   const T outer = T(1.0 / 16), inner = T(4.0 / 16), centre = T(6.0 / 16);
   const auto hits = [&](int64_t tap) { return mirror_near(2 * coarse + tap, fine_size) == fine; };
-  return (hits(-2) ? outer : T(0)) + (hits(-1) ? inner : T(0)) + (hits(0) ? centre : T(0)) + (hits(1) ? inner : T(0)) +
-         (hits(2) ? outer : T(0));
+  return (hits(-2) ? outer : T(0)) + (hits(-1) ? inner : T(0)) + (hits(0) ? centre : T(0)) +
+         (hits(1) ? inner : T(0)) + (hits(2) ? outer : T(0));
 }
 
-// Filters as gathers: tap(i, t, size) is the term t < count of the output i; `size` is that of the fine axis. What
-// borders fold together stays within the window of a filter.
+// Filters as gathers: tap(i, t, size) is the term t < count of the output i; `size` is that of the
+// fine axis. What borders fold together stays within the window of a filter.
 
 // Coarse samples that make up the fine sample i.
 template <class T>
@@ -402,10 +432,11 @@ HDROPS_HD Columns<Filter> columns_at(int64_t x, int64_t width) {
   return columns;
 }
 
-// Sum over the window of the output (y, x) of weight * value(element), in rows of `stride` elements; `height` is that of
-// the fine extent.
+// Sum over the window of the output (y, x) of weight * value(element), in rows of `stride`
+// elements; `height` is that of the fine extent.
 template <class T, class Filter, class Value>
-__device__ T gather(int64_t y, int64_t height, const Columns<Filter>& columns, int64_t stride, const Value& value) {
+__device__ T gather(
+    int64_t y, int64_t height, const Columns<Filter>& columns, int64_t stride, const Value& value) {
   T sum = T(0);
   // Unrolled rows would cost more registers than they save time.
 #pragma unroll 1
@@ -423,11 +454,14 @@ __device__ T gather(int64_t y, int64_t height, const Columns<Filter>& columns, i
   return sum;
 }
 
-// grad becomes the gradient of the unclamped result, in place of which it is stored: 0 where clamped.
+// grad becomes the gradient of the unclamped result, in place of which it is stored: 0 where
+// clamped.
 template <class T>
-__global__ void __launch_bounds__(tile_threads) unclamp(const T* grad, T* result, int64_t size, bool clamped) {
+__global__ void __launch_bounds__(tile_threads)
+    unclamp(const T* grad, T* result, int64_t size, bool clamped) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * tile_threads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * tile_threads + threadIdx.x; i < size; i += stride) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * tile_threads + threadIdx.x; i < size;
+       i += stride) {
     const bool passes = !clamped || (result[i] >= T(0) && result[i] <= T(1));
     result[i] = passes ? grad[i] : T(0);
   }
@@ -435,16 +469,19 @@ __global__ void __launch_bounds__(tile_threads) unclamp(const T* grad, T* result
 
 // coarse = upT(fine), plane by plane; `e` is the fine extent.
 template <class T>
-__global__ void __launch_bounds__(tile_threads) up_adjoint(const T* fine, T* coarse, int64_t planes, Extent e) {
+__global__ void __launch_bounds__(tile_threads)
+    up_adjoint(const T* fine, T* coarse, int64_t planes, Extent e) {
   const Extent to = coarser(e);
   for_each_cell(planes, to, [&](int64_t plane, int64_t y, int64_t x) {
     const T* const from = fine + plane * area(e);
     const auto columns = columns_at<UpAdjoint<T>>(x, e.w);
-    coarse[plane * area(to) + y * to.w + x] = gather<T>(y, e.h, columns, e.w, [&](int64_t at) { return from[at]; });
+    coarse[plane * area(to) + y * to.w + x] =
+        gather<T>(y, e.h, columns, e.w, [&](int64_t at) { return from[at]; });
   });
 }
 
-// Gradients of the weights and images of one level; the coarser level is null at the top, the finer one at the bottom.
+// Gradients of the weights and images of one level; the coarser level is null at the top, the finer
+// one at the bottom.
 template <class In, class T>
 struct AdjointLevel {
   const T* weights;
@@ -493,8 +530,8 @@ __global__ void __launch_bounds__(tile_threads) adjoint(AdjointLevel<In, Compute
       if (!bottom) {
         const T* const fine_weight = level.fine_weights + plane * fine_size;
         const T* const fine_grad = level.fine_grad + (image * channels + c) * fine_size;
-        image_grad -=
-            gather<T>(y, fine.h, from_fine, fine.w, [&](int64_t i) { return fine_weight[i] * fine_grad[i]; });
+        image_grad -= gather<T>(
+            y, fine.h, from_fine, fine.w, [&](int64_t i) { return fine_weight[i] * fine_grad[i]; });
       }
       weight_grad += grad * band;
       level.image_grad[image_plane * size + at] = image_grad;
@@ -503,10 +540,11 @@ __global__ void __launch_bounds__(tile_threads) adjoint(AdjointLevel<In, Compute
   });
 }
 
-// ---- backward: weights ---------------------------------------------------------------------------------------------
+// ---- backward: weights ------------------------------------------------------------------------
 
-// Through the normalisation and the factors of the weights: adds what saturation and exposedness give to `image_grad`
-// and replaces `weight_grad` by the gradient of the Laplacian. A pixel reads and writes both at its own place only.
+// Through the normalisation and the factors of the weights: adds what saturation and exposedness
+// give to `image_grad` and replaces `weight_grad` by the gradient of the Laplacian. A pixel reads
+// and writes both at its own place only.
 template <class In, int32_t channels>
 __global__ void __launch_bounds__(tile_threads) weights_adjoint(const In* bracket,
                                                                 const Compute<In>* weights,
@@ -538,14 +576,16 @@ __global__ void __launch_bounds__(tile_threads) weights_adjoint(const In* bracke
       const T of_distance = grad * w.by_contrast * w.by_saturation * w.by_exposedness * falloff(p);
       T of_saturation = T(0);
       if constexpr (channels == 3) {
-        of_saturation = grad * w.by_contrast * w.by_exposedness * math::power_slope(w.saturation, p.saturation);
+        of_saturation =
+            grad * w.by_contrast * w.by_exposedness * math::power_slope(w.saturation, p.saturation);
       }
 #pragma unroll
       for (int32_t c = 0; c < channels; ++c) {
         T part = of_distance * T(2) * (w.x[c] - T(0.5));
         if constexpr (channels == 3) {
           part += of_saturation *
-                  math::colourfulness_slope(w.x[c], w.x[(c + 1) % 3], w.x[(c + 2) % 3], w.saturation, p.opencv);
+                  math::colourfulness_slope(
+                      w.x[c], w.x[(c + 1) % 3], w.x[(c + 2) % 3], w.saturation, p.opencv);
         }
         image_grad[(plane * channels + c) * size + at.centre] += part;
       }
@@ -566,7 +606,8 @@ HDROPS_HD T laplacian_adjoint(const T* grad, int64_t y, int64_t x, Extent e) {
   T sum = T(-4) * grad[at];
 #pragma unroll
   for (int32_t step = -1; step <= 1; ++step) {
-    const int32_t in_column = neighbour_reads(y + step, y, e.h), in_row = neighbour_reads(x + step, x, e.w);
+    const int32_t in_column = neighbour_reads(y + step, y, e.h),
+                  in_row = neighbour_reads(x + step, x, e.w);
     if (in_column != 0) sum += static_cast<T>(in_column) * grad[at + step * e.w];
     if (in_row != 0) sum += static_cast<T>(in_row) * grad[at + step];
   }
@@ -575,13 +616,19 @@ HDROPS_HD T laplacian_adjoint(const T* grad, int64_t y, int64_t x, Extent e) {
 
 // out = image_grad + the share of each channel in grey() times the adjoint of the Laplacian.
 template <class Out, int32_t channels>
-__global__ void __launch_bounds__(tile_threads) contrast_adjoint(
-    const Compute<Out>* laplacian_grad, const Compute<Out>* image_grad, Out* out, int64_t planes, Extent e, bool opencv) {
+__global__ void __launch_bounds__(tile_threads) contrast_adjoint(const Compute<Out>* laplacian_grad,
+                                                                 const Compute<Out>* image_grad,
+                                                                 Out* out,
+                                                                 int64_t planes,
+                                                                 Extent e,
+                                                                 bool opencv) {
   using T = Compute<Out>;
   const int64_t size = area(e);
   for_each_cell(planes, e, [&](int64_t plane, int64_t y, int64_t x) {
     const T grey_grad = laplacian_adjoint(laplacian_grad + plane * size, y, x, e);
-    const T share[3] = {channels == 1 ? T(1) : opencv ? T(0.299) : T(299),
+    const T share[3] = {channels == 1 ? T(1)
+                        : opencv      ? T(0.299)
+                                      : T(299),
                         opencv ? T(0.587) : T(587),
                         opencv ? T(0.114) : T(114)};
     for (int32_t c = 0; c < channels; ++c) {
@@ -591,9 +638,10 @@ __global__ void __launch_bounds__(tile_threads) contrast_adjoint(
   });
 }
 
-// ---- the operator --------------------------------------------------------------------------------------------------
+// ---- the operator -----------------------------------------------------------------------------
 
-// Scratch of one level. The finest has no images (the bracket) and, in the forward, no result (the output).
+// Scratch of one level. The finest has no images (the bracket) and, in the forward, no result (the
+// output).
 template <class T>
 struct Level {
   Extent extent;
@@ -628,7 +676,8 @@ Pyramid<T> allocate_pyramid(const FusionProblem& p, bool backward, const Tensor&
     Extent e{p.h, p.w};
     for (Level<T>& level : levels) {
       const bool finest = &level == levels.data();
-      const int64_t weights = p.n * p.k * area(e), images = weights * p.c, result = p.n * p.c * area(e);
+      const int64_t weights = p.n * p.k * area(e), images = weights * p.c,
+                    result = p.n * p.c * area(e);
       level.extent = e;
       level.weights = take(true, weights);
       level.images = take(!finest, images);
@@ -658,7 +707,10 @@ Parameters<Compute<In>> fusion_parameters(const FusionProblem& p) {
 }
 
 template <class In, int32_t channels>
-void build(const Launcher& launch, const FusionProblem& p, const In* bracket, const Pyramid<Compute<In>>& pyramid) {
+void build(const Launcher& launch,
+           const FusionProblem& p,
+           const In* bracket,
+           const Pyramid<Compute<In>>& pyramid) {
   using T = Compute<In>;
   const auto& levels = pyramid.levels;
   const auto parameters = fusion_parameters<In>(p);
@@ -690,8 +742,10 @@ void build(const Launcher& launch, const FusionProblem& p, const In* bracket, co
              planes * channels,
              e);
     };
-    if (l == 0) from(&down<In, T>, bracket, parameters.unit);
-    else from(&down<T, T>, levels[l].images, T(1));
+    if (l == 0)
+      from(&down<In, T>, bracket, parameters.unit);
+    else
+      from(&down<T, T>, levels[l].images, T(1));
   }
 }
 
@@ -718,17 +772,23 @@ void blend(const Launcher& launch,
                                        levels[l].extent};
       launch(kernel, tiles(p.n, coarser(level.extent)), tile_threads, 0, level, result, clamped);
     };
-    if (l == 0) to(&collapse<In, Out, channels>, bracket, fusion_parameters<In>(p).unit, out, clamp);
-    else to(&collapse<T, T, channels>, levels[l].images, T(1), levels[l].result, false);
+    if (l == 0)
+      to(&collapse<In, Out, channels>, bracket, fusion_parameters<In>(p).unit, out, clamp);
+    else
+      to(&collapse<T, T, channels>, levels[l].images, T(1), levels[l].result, false);
   }
 }
 
 template <class In, class Out, int32_t channels>
-void forward(const Launcher& launch, const FusionProblem& p, const Tensor& bracket, const Tensor& out) {
+void forward(const Launcher& launch,
+             const FusionProblem& p,
+             const Tensor& bracket,
+             const Tensor& out) {
   const auto* images = static_cast<const In*>(bracket.const_data_ptr());
   const auto pyramid = allocate_pyramid<Compute<In>>(p, false, bracket);
   build<In, channels>(launch, p, images, pyramid);
-  blend<In, Out, channels>(launch, p, images, pyramid, static_cast<Out*>(out.mutable_data_ptr()), !p.opencv);
+  blend<In, Out, channels>(
+      launch, p, images, pyramid, static_cast<Out*>(out.mutable_data_ptr()), !p.opencv);
 }
 
 template <class In, int32_t channels>
@@ -785,8 +845,10 @@ void backward(const Launcher& launch,
                                          levels[bottom ? l : l - 1].extent};
       launch(kernel, tiles(p.n * p.k, level.extent), tile_threads, 0, level);
     };
-    if (bottom) at(&adjoint<In, channels>, images);
-    else at(&adjoint<T, channels>, levels[l].images);
+    if (bottom)
+      at(&adjoint<In, channels>, images);
+    else
+      at(&adjoint<T, channels>, levels[l].images);
   }
   launch(&weights_adjoint<In, channels>,
          tiles(p.n, finest),
@@ -812,7 +874,10 @@ void backward(const Launcher& launch,
          p.opencv);
 }
 
-void fuse_into(const Launcher& launch, const FusionProblem& p, const Tensor& bracket_in, const Tensor& out) {
+void fuse_into(const Launcher& launch,
+               const FusionProblem& p,
+               const Tensor& bracket_in,
+               const Tensor& out) {
   const Tensor bracket = torch::stable::contiguous(bracket_in);
   if (bracket.numel() == 0) return;
   const bool to_float = out.scalar_type() == ScalarType::Float;
@@ -820,8 +885,10 @@ void fuse_into(const Launcher& launch, const FusionProblem& p, const Tensor& bra
     using In = typename decltype(tag)::type;
     const auto run = [&](auto out_tag) {
       using Out = typename decltype(out_tag)::type;
-      if (p.c == 3) forward<In, Out, 3>(launch, p, bracket, out);
-      else forward<In, Out, 1>(launch, p, bracket, out);
+      if (p.c == 3)
+        forward<In, Out, 3>(launch, p, bracket, out);
+      else
+        forward<In, Out, 1>(launch, p, bracket, out);
     };
     if constexpr (is_code_storage<In>) {
       if (to_float) return run(Tag<float>{});
@@ -844,8 +911,12 @@ Tensor exposure_fusion(const Tensor& bracket,
   return out;
 }
 
-void exposure_fusion_out(
-    const Tensor& bracket, double contrast, double saturation, double exposedness, bool opencv, Tensor out) {
+void exposure_fusion_out(const Tensor& bracket,
+                         double contrast,
+                         double saturation,
+                         double exposedness,
+                         bool opencv,
+                         Tensor out) {
   const FusionProblem p = check_fusion(bracket, contrast, saturation, exposedness, opencv);
   check_out("exposure_fusion", out, {p.n, p.c, p.h, p.w}, bracket);
   check_output_dtype("exposure_fusion", bracket.scalar_type(), out.scalar_type());
@@ -869,8 +940,10 @@ Tensor exposure_fusion_backward(const Tensor& grad_in,
   with_image_type(bracket.scalar_type(), [&](auto tag) {
     using In = typename decltype(tag)::type;
     if constexpr (!is_code_storage<In>) {
-      if (p.c == 3) backward<In, 3>(launch, p, grad, bracket, out);
-      else backward<In, 1>(launch, p, grad, bracket, out);
+      if (p.c == 3)
+        backward<In, 3>(launch, p, grad, bracket, out);
+      else
+        backward<In, 1>(launch, p, grad, bracket, out);
     }
   });
   return out;

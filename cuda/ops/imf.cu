@@ -1,4 +1,5 @@
-// imf on CUDA: intensity mapping functions by histogram specification, and the weighted fusion of eq. 8-12.
+// imf on CUDA: intensity mapping functions by histogram specification, and the weighted fusion of
+// eq. 8-12.
 
 #include <torch/csrc/stable/library.h>
 
@@ -18,7 +19,7 @@ constexpr uint32_t all_lanes = 0xffffffffu;
 
 using Count = unsigned long long;  // the 64-bit type of atomicAdd
 
-// ---- estimate_imf: histograms --------------------------------------------------------------------------------------
+// ---- estimate_imf: histograms -----------------------------------------------------------------
 
 constexpr int32_t histogram_threads = 512;
 
@@ -33,7 +34,8 @@ struct HistogramJob {
   int64_t planes;
 };
 
-// `size` pixels from element `begin` of an image, and the histogram they belong to: 2 x plane, + 1 for the target.
+// `size` pixels from element `begin` of an image, and the histogram they belong to: 2 x plane, + 1
+// for the target.
 struct HistogramPiece {
   const void* data;
   int64_t begin, size, histogram;
@@ -59,19 +61,22 @@ HDROPS_HD HistogramPiece histogram_piece(const HistogramJob& job, int64_t unit) 
 template <class Code>
 struct Span {
   static constexpr int32_t width = 16 / sizeof(Code);
-  int64_t head, vectors, size;  // the first `head` codes and those after the vectors are read one by one
+  int64_t head, vectors,
+      size;  // the first `head` codes and those after the vectors are read one by one
 };
 
 template <class Code>
 HDROPS_HD Span<Code> span_of(const Code* codes, int64_t size) {
   constexpr int64_t width = Span<Code>::width;
-  const auto misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(codes) % 16 / sizeof(Code));
+  const auto misaligned =
+      static_cast<int64_t>(reinterpret_cast<uintptr_t>(codes) % 16 / sizeof(Code));
   const int64_t wanted = (width - misaligned) % width;
   const int64_t head = wanted < size ? wanted : size;
   return {head, (size - head) / width, size};
 }
 
-// 32 copies of the 256 bins, one per lane and bank: the lanes of a warp never meet, whatever the image.
+// 32 copies of the 256 bins, one per lane and bank: the lanes of a warp never meet, whatever the
+// image.
 __global__ void __launch_bounds__(histogram_threads) count_u8(HistogramJob job, Count* counts) {
   constexpr int32_t codes = 256;
   __shared__ uint32_t bins[codes * warp_size];
@@ -98,15 +103,17 @@ __global__ void __launch_bounds__(histogram_threads) count_u8(HistogramJob job, 
     __syncthreads();
     if (threadIdx.x < codes) {
       uint32_t sum = 0;
-      for (int32_t i = 0; i < warp_size; ++i) sum += bins[threadIdx.x * warp_size + (i + lane) % warp_size];
-      if (sum != 0) atomicAdd(&counts[piece.histogram * codes + threadIdx.x], static_cast<Count>(sum));
+      for (int32_t i = 0; i < warp_size; ++i)
+        sum += bins[threadIdx.x * warp_size + (i + lane) % warp_size];
+      if (sum != 0)
+        atomicAdd(&counts[piece.histogram * codes + threadIdx.x], static_cast<Count>(sum));
     }
     __syncthreads();
   }
 }
 
-// 65,536 bins do not fit a block: counts go to global memory, runs of equal codes in one addition. Areas of one code,
-// such as clipped ones, are a run of the whole warp.
+// 65,536 bins do not fit a block: counts go to global memory, runs of equal codes in one addition.
+// Areas of one code, such as clipped ones, are a run of the whole warp.
 __global__ void __launch_bounds__(histogram_threads) count_u16(HistogramJob job, Count* counts) {
   constexpr int32_t codes = 65536;
   constexpr int32_t width = Span<uint16_t>::width;
@@ -153,9 +160,10 @@ __global__ void __launch_bounds__(histogram_threads) count_u16(HistogramJob job,
   }
 }
 
-// ---- estimate_imf: specification -----------------------------------------------------------------------------------
+// ---- estimate_imf: specification --------------------------------------------------------------
 
-// A piecewise linear map through `count` levels that occur, of which `trusted` is the last trusted one (-1: none).
+// A piecewise linear map through `count` levels that occur, of which `trusted` is the last trusted
+// one (-1: none).
 struct SparseMap {
   const int32_t* level;
   const double* value;
@@ -168,31 +176,42 @@ HDROPS_HD int32_t last_not_above(const T* array, int32_t count, T x) {
   int32_t low = 0, high = count;
   while (high - low > 1) {
     const int32_t middle = low + (high - low) / 2;
-    if (array[middle] <= x) low = middle;
-    else high = middle;
+    if (array[middle] <= x)
+      low = middle;
+    else
+      high = middle;
   }
   return low;
 }
 
-// The target level at a quantile, interpolated between levels that occur (`mid`: their mid-quantiles).
-HDROPS_HD double matched_level(double quantile, const int32_t* level, const double* mid, int32_t count) {
+// The target level at a quantile, interpolated between levels that occur (`mid`: their
+// mid-quantiles).
+HDROPS_HD double matched_level(double quantile,
+                               const int32_t* level,
+                               const double* mid,
+                               int32_t count) {
   const int32_t lower = last_not_above(mid, count, quantile);
   const double value = level[lower];
   if (lower + 1 >= count || !(quantile > mid[lower])) return value;
-  return value + (level[lower + 1] - level[lower]) * (quantile - mid[lower]) / (mid[lower + 1] - mid[lower]);
+  return value + (level[lower + 1] - level[lower]) * (quantile - mid[lower]) /
+                     (mid[lower + 1] - mid[lower]);
 }
 
-// The map at any source level: interpolated between levels that occur, in proportion to z before the first and after
-// the last trusted one.
+// The map at any source level: interpolated between levels that occur, in proportion to z before
+// the first and after the last trusted one.
 HDROPS_HD double mapped_level(int32_t z, const SparseMap& map) {
   const int32_t first = map.level[0];
   if (z < first) return map.value[0] * z / first;
-  const int32_t last = map.trusted >= 0 ? map.trusted : map.count - 1;
-  if (z > map.level[last]) return map.level[last] > 0 ? map.value[last] * z / map.level[last] : map.value[last];
   const int32_t i = last_not_above(map.level, map.count, z);
-  const double lower = map.value[i];
-  if (z == map.level[i]) return lower;
-  return lower + (map.value[i + 1] - lower) * (z - map.level[i]) / (map.level[i + 1] - map.level[i]);
+  double matched = map.value[i];
+  if (z > map.level[i] && i + 1 < map.count) {
+    matched +=
+        (map.value[i + 1] - matched) * (z - map.level[i]) / (map.level[i + 1] - map.level[i]);
+  }
+  const int32_t last = map.trusted >= 0 ? map.trusted : map.count - 1;
+  if (z <= map.level[last] || map.level[last] == 0) return matched;
+  const double continued = map.value[last] * z / map.level[last];
+  return continued > matched ? continued : matched;
 }
 
 // Pixels and occurring levels in a run of codes.
@@ -223,10 +242,16 @@ __device__ Prefix exclusive_scan(Prefix mine, Prefix* shared, Prefix* total) {
 template <int32_t codes>
 constexpr int32_t specify_threads = codes < 512 ? codes : 512;
 
-// One block per plane. The levels that occur are gathered in `level` and `value` (2 x codes per plane: source, target).
+// One block per plane. The levels that occur are gathered in `level` and `value` (2 x codes per
+// plane: source, target).
 template <int32_t codes>
-__global__ void __launch_bounds__(specify_threads<codes>) specify(
-    const int64_t* counts, int32_t* level, double* value, float* out, int64_t planes, int64_t levels, double saturated) {
+__global__ void __launch_bounds__(specify_threads<codes>) specify(const int64_t* counts,
+                                                                  int32_t* level,
+                                                                  double* value,
+                                                                  float* out,
+                                                                  int64_t planes,
+                                                                  int64_t levels,
+                                                                  double saturated) {
   constexpr int32_t threads = specify_threads<codes>, run = codes / threads;
   __shared__ Prefix scan[threads];
   __shared__ int32_t trusted;
@@ -251,7 +276,8 @@ __global__ void __launch_bounds__(specify_threads<codes>) specify(
     for (int32_t z = t * run; z < (t + 1) * run; ++z) {
       if (target[z] == 0) continue;
       target_level[before_target.levels] = z;
-      target_mid[before_target.levels] = math::mid_quantile(before_target.pixels, target[z], all_target.pixels);
+      target_mid[before_target.levels] =
+          math::mid_quantile(before_target.pixels, target[z], all_target.pixels);
       before_target.pixels += target[z];
       ++before_target.levels;
     }
@@ -261,11 +287,12 @@ __global__ void __launch_bounds__(specify_threads<codes>) specify(
     int32_t last = -1;
     for (int32_t z = t * run; z < (t + 1) * run; ++z) {
       if (source[z] == 0) continue;
-      const double quantile = math::mid_quantile(before_source.pixels, source[z], all_source.pixels);
+      const double quantile =
+          math::mid_quantile(before_source.pixels, source[z], all_source.pixels);
       const double matched = matched_level(quantile, target_level, target_mid, all_target.levels);
       source_level[before_source.levels] = z;
       source_value[before_source.levels] = matched;
-      if (z > 0 && matched < limit) last = before_source.levels;
+      if (z > 0 && matched > 0 && matched < limit) last = before_source.levels;
       before_source.pixels += source[z];
       ++before_source.levels;
     }
@@ -275,17 +302,21 @@ __global__ void __launch_bounds__(specify_threads<codes>) specify(
     const SparseMap map{source_level, source_value, all_source.levels, trusted};
     constexpr double to_units = 255.0 / (codes - 1);
     for (int64_t i = t; i < levels; i += threads) {
-      const double position = static_cast<double>(i) * (codes - 1) / static_cast<double>(levels - 1);
+      const double position =
+          static_cast<double>(i) * (codes - 1) / static_cast<double>(levels - 1);
       const auto within = math::table_position(position, codes);
       const double ends[2] = {mapped_level(within.index, map), mapped_level(within.index + 1, map)};
-      out[plane * levels + i] =
-          static_cast<float>(to_units * math::interpolate(ends, math::TablePosition<double>{0, within.fraction}));
+      out[plane * levels + i] = static_cast<float>(
+          to_units * math::interpolate(ends, math::TablePosition<double>{0, within.fraction}));
     }
     __syncthreads();
   }
 }
 
-Tensor estimate_imf(const Tensor& source_in, const Tensor& target_in, int64_t levels, double saturated) {
+Tensor estimate_imf(const Tensor& source_in,
+                    const Tensor& target_in,
+                    int64_t levels,
+                    double saturated) {
   check_histogram(source_in, target_in, levels);
   const Launcher launch(source_in);
   const Tensor source = torch::stable::contiguous(source_in);
@@ -302,13 +333,20 @@ Tensor estimate_imf(const Tensor& source_in, const Tensor& target_in, int64_t le
   // Pieces long enough to pay for a block's own bins, and few enough to be counted in 32 bits.
   constexpr int64_t shortest = 1 << 14, longest = 1 << 26;
   const int64_t blocks = 4 * launch.multiprocessors();
-  const int64_t source_size = source.size(2) * source.size(3), target_size = target.size(2) * target.size(3);
-  const int64_t length = std::clamp(ceil_div(planes * (source_size + target_size), blocks), shortest, longest);
+  const int64_t source_size = source.size(2) * source.size(3),
+                target_size = target.size(2) * target.size(3);
+  const int64_t length =
+      std::clamp(ceil_div(planes * (source_size + target_size), blocks), shortest, longest);
   const HistogramJob job{{source.const_data_ptr(), source_size, ceil_div(source_size, length)},
                          {target.const_data_ptr(), target_size, ceil_div(target_size, length)},
                          planes};
   const auto run = [&](auto* count, auto* specify, int32_t threads) {
-    launch(count, histogram_units(job), histogram_threads, 0, job, reinterpret_cast<Count*>(counts.mutable_data_ptr<int64_t>()));
+    launch(count,
+           histogram_units(job),
+           histogram_threads,
+           0,
+           job,
+           reinterpret_cast<Count*>(counts.mutable_data_ptr<int64_t>()));
     launch(specify,
            planes,
            threads,
@@ -321,18 +359,21 @@ Tensor estimate_imf(const Tensor& source_in, const Tensor& target_in, int64_t le
            levels,
            saturated);
   };
-  if (bytes) run(&count_u8, &specify<256>, specify_threads<256>);
-  else run(&count_u16, &specify<65536>, specify_threads<65536>);
+  if (bytes)
+    run(&count_u8, &specify<256>, specify_threads<256>);
+  else
+    run(&count_u16, &specify<65536>, specify_threads<65536>);
   return out;
 }
 
-// ---- imf_fuse ------------------------------------------------------------------------------------------------------
+// ---- imf_fuse ---------------------------------------------------------------------------------
 
 constexpr int32_t fuse_threads = 256;
 // Tables (or sums) up to this size in all are kept in shared memory.
 constexpr int64_t staged_bytes = 32 << 10;
 
-// The tables and thresholds of one call. Block `unit` works on one piece of one plane, so on one pair of tables.
+// The tables and thresholds of one call. Block `unit` works on one piece of one plane, so on one
+// pair of tables.
 template <class T>
 struct ImfJob {
   const T* imf_dark;
@@ -380,12 +421,13 @@ HDROPS_HD T mapped(const Side<T>& s, T raw) {
 }
 
 // A code's value in its table, and its weight.
-struct Entry {
+struct alignas(8) Entry {
   float value, weight;
 };
 
-// The pixels of one piece of a plane: out = pixel(dark, bright), all three starting at element `offset`. `aligned` says
-// that the pointers themselves allow vector access; the first pixels up to a vector's boundary go one by one.
+// The pixels of one piece of a plane: out = pixel(dark, bright), all three starting at element
+// `offset`. `aligned` says that the pointers themselves allow vector access; the first pixels up to
+// a vector's boundary go one by one.
 template <class In, class Out, class Pixel>
 __device__ void fuse_piece(const In* dark,
                            const In* bright,
@@ -408,7 +450,7 @@ __device__ void fuse_piece(const In* dark,
     Pack<Out, width> result;
 #pragma unroll
     for (int32_t i = 0; i < width; ++i) result.item[i] = pixel(d.item[i], b.item[i]);
-    *reinterpret_cast<Pack<Out, width>*>(out + at) = result;
+    store_pack(result, out + at);
   }
   const int64_t scalars = size - vectors * width;
   for (int64_t i = first; i < scalars; i += stride) {
@@ -420,8 +462,11 @@ __device__ void fuse_piece(const In* dark,
 template <class In, class Out>
 bool vector_aligned(const In* dark, const In* bright, const Out* out) {
   constexpr size_t width = 16 / std::max(sizeof(In), sizeof(Out));
-  const auto fits = [](const void* pointer, size_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; };
-  return fits(dark, width * sizeof(In)) && fits(bright, width * sizeof(In)) && fits(out, width * sizeof(Out));
+  const auto fits = [](const void* pointer, size_t bytes) {
+    return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+  };
+  return fits(dark, width * sizeof(In)) && fits(bright, width * sizeof(In)) &&
+         fits(out, width * sizeof(Out));
 }
 
 // uint8 images: value and weight of all 256 codes are tabulated per block.
@@ -432,20 +477,28 @@ __global__ void __launch_bounds__(fuse_threads) fuse_bytes(
   __shared__ Entry dark_entry[codes], bright_entry[codes];
   for (int64_t unit = blockIdx.x; unit < job.planes * job.pieces; unit += gridDim.x) {
     const int64_t plane = unit / job.pieces;
-    const auto of_dark =
-        side<uint8_t>(job.imf_dark + table_offset(job.dark, plane, job.channels), job.dark, job.low);
-    const auto of_bright =
-        side<uint8_t>(job.imf_bright + table_offset(job.bright, plane, job.channels), job.bright, job.high);
+    const auto of_dark = side<uint8_t>(
+        job.imf_dark + table_offset(job.dark, plane, job.channels), job.dark, job.low);
+    const auto of_bright = side<uint8_t>(
+        job.imf_bright + table_offset(job.bright, plane, job.channels), job.bright, job.high);
     for (int32_t code = threadIdx.x; code < codes; code += fuse_threads) {
       const auto raw = static_cast<float>(code);
       dark_entry[code] = {mapped(of_dark, raw), math::dark_weight(raw, of_dark.ramp)};
       bright_entry[code] = {mapped(of_bright, raw), math::bright_weight(raw, of_bright.ramp)};
     }
     __syncthreads();
-    fuse_piece(dark, bright, out, plane * job.size, job.size, unit % job.pieces, job.pieces, aligned,
+    fuse_piece(dark,
+               bright,
+               out,
+               plane * job.size,
+               job.size,
+               unit % job.pieces,
+               job.pieces,
+               aligned,
                [&](uint8_t d, uint8_t b) {
                  const Entry e = dark_entry[d], f = bright_entry[b];
-                 return to_storage<Out>(from_code_units<Out, float> * math::blend(e.weight, e.value, f.weight, f.value));
+                 return to_storage<Out>(from_code_units<Out, float> *
+                                        math::blend(e.weight, e.value, f.weight, f.value));
                });
     __syncthreads();
   }
@@ -453,15 +506,18 @@ __global__ void __launch_bounds__(fuse_threads) fuse_bytes(
 
 // All other images: interpolation in the tables, which are copied to shared memory where they fit.
 template <class In, class Out, class T, bool staged>
-__global__ void __launch_bounds__(fuse_threads) fuse_values(
-    const In* dark, const In* bright, Out* out, bool aligned, ImfJob<T> job) {
+__global__ void __launch_bounds__(fuse_threads)
+    fuse_values(const In* dark, const In* bright, Out* out, bool aligned, ImfJob<T> job) {
   T* const shared = dynamic_shared<T>();
   for (int64_t unit = blockIdx.x; unit < job.planes * job.pieces; unit += gridDim.x) {
     const int64_t plane = unit / job.pieces;
-    auto of_dark = side<In>(job.imf_dark + table_offset(job.dark, plane, job.channels), job.dark, job.low);
-    auto of_bright = side<In>(job.imf_bright + table_offset(job.bright, plane, job.channels), job.bright, job.high);
+    auto of_dark =
+        side<In>(job.imf_dark + table_offset(job.dark, plane, job.channels), job.dark, job.low);
+    auto of_bright = side<In>(
+        job.imf_bright + table_offset(job.bright, plane, job.channels), job.bright, job.high);
     if constexpr (staged) {
-      for (int32_t i = threadIdx.x; i < of_dark.levels; i += fuse_threads) shared[i] = of_dark.table[i];
+      for (int32_t i = threadIdx.x; i < of_dark.levels; i += fuse_threads)
+        shared[i] = of_dark.table[i];
       for (int32_t i = threadIdx.x; i < of_bright.levels; i += fuse_threads) {
         shared[of_dark.levels + i] = of_bright.table[i];
       }
@@ -469,13 +525,21 @@ __global__ void __launch_bounds__(fuse_threads) fuse_values(
       of_bright.table = shared + of_dark.levels;
       __syncthreads();
     }
-    fuse_piece(dark, bright, out, plane * job.size, job.size, unit % job.pieces, job.pieces, aligned,
+    fuse_piece(dark,
+               bright,
+               out,
+               plane * job.size,
+               job.size,
+               unit % job.pieces,
+               job.pieces,
+               aligned,
                [&](In d, In b) {
                  const auto raw_dark = static_cast<T>(d), raw_bright = static_cast<T>(b);
-                 const T fused = math::blend(math::dark_weight(raw_dark * to_code_units<In, T>, of_dark.ramp),
-                                             mapped(of_dark, raw_dark),
-                                             math::bright_weight(raw_bright * to_code_units<In, T>, of_bright.ramp),
-                                             mapped(of_bright, raw_bright));
+                 const T fused = math::blend(
+                     math::dark_weight(raw_dark * to_code_units<In, T>, of_dark.ramp),
+                     mapped(of_dark, raw_dark),
+                     math::bright_weight(raw_bright * to_code_units<In, T>, of_bright.ramp),
+                     mapped(of_bright, raw_bright));
                  return to_storage<Out>(from_code_units<Out, T> * fused);
                });
     if constexpr (staged) __syncthreads();
@@ -491,7 +555,8 @@ ImfJob<T> imf_job(const ImfProblem& p,
                   int64_t blocks,
                   int64_t pixels_per_turn) {
   const int64_t planes = p.n * p.c;
-  const int64_t pieces = std::clamp<int64_t>(ceil_div(blocks, planes), 1, ceil_div(p.plane, pixels_per_turn));
+  const int64_t pieces =
+      std::clamp<int64_t>(ceil_div(blocks, planes), 1, ceil_div(p.plane, pixels_per_turn));
   return {imf_dark.const_data_ptr<T>(),
           imf_bright.const_data_ptr<T>(),
           p.dark,
@@ -521,9 +586,18 @@ void launch_fuse(const Launcher& launch,
   } else {
     const int64_t bytes = (job.dark.levels + job.bright.levels) * static_cast<int64_t>(sizeof(T));
     if (bytes <= staged_bytes) {
-      launch(&fuse_values<In, Out, T, true>, units, fuse_threads, bytes, dark, bright, out, aligned, job);
+      launch(&fuse_values<In, Out, T, true>,
+             units,
+             fuse_threads,
+             bytes,
+             dark,
+             bright,
+             out,
+             aligned,
+             job);
     } else {
-      launch(&fuse_values<In, Out, T, false>, units, fuse_threads, 0, dark, bright, out, aligned, job);
+      launch(
+          &fuse_values<In, Out, T, false>, units, fuse_threads, 0, dark, bright, out, aligned, job);
     }
   }
 }
@@ -546,9 +620,15 @@ void fuse_into(const Launcher& launch,
   with_image_type(dark.scalar_type(), [&](auto tag) {
     using In = typename decltype(tag)::type;
     // Several waves of blocks, so that the last one matters little; each reads its tables once.
-    constexpr int64_t blocks_per_multiprocessor = 16, pixels_per_turn = 16 / sizeof(In) * fuse_threads;
-    const auto job = imf_job<Compute<In>>(p, imf_dark, imf_bright, low, high,
-                                          blocks_per_multiprocessor * launch.multiprocessors(), pixels_per_turn);
+    constexpr int64_t blocks_per_multiprocessor = 16,
+                      pixels_per_turn = 16 / sizeof(In) * fuse_threads;
+    const auto job = imf_job<Compute<In>>(p,
+                                          imf_dark,
+                                          imf_bright,
+                                          low,
+                                          high,
+                                          blocks_per_multiprocessor * launch.multiprocessors(),
+                                          pixels_per_turn);
     const void *d = dark.const_data_ptr(), *b = bright.const_data_ptr();
     void* o = out.mutable_data_ptr();
     if constexpr (is_code_storage<In>) {
@@ -600,7 +680,7 @@ void imf_fuse_out(const Tensor& dark,
   fuse_into(launch, p, dark, bright, imf_dark, imf_bright, low, high, out);
 }
 
-// ---- imf_fuse_backward ---------------------------------------------------------------------------------------------
+// ---- imf_fuse_backward ------------------------------------------------------------------------
 
 // A gradient that goes to two neighbouring entries of a table.
 template <class T>
@@ -624,7 +704,8 @@ HDROPS_HD T table_slope(const Side<T>& s, T raw, const math::TablePosition<T>& a
 }
 
 template <class In, class T>
-HDROPS_HD PixelGradient<T> pixel_gradient(T grad, T dark, T bright, const Side<T>& of_dark, const Side<T>& of_bright) {
+HDROPS_HD PixelGradient<T> pixel_gradient(
+    T grad, T dark, T bright, const Side<T>& of_dark, const Side<T>& of_bright) {
   constexpr T code = to_code_units<In, T>;
   const auto at_dark = position(of_dark, dark), at_bright = position(of_bright, bright);
   const auto partial = math::blend_gradient(math::dark_weight(dark * code, of_dark.ramp),
@@ -632,21 +713,26 @@ HDROPS_HD PixelGradient<T> pixel_gradient(T grad, T dark, T bright, const Side<T
                                             math::bright_weight(bright * code, of_bright.ramp),
                                             math::interpolate(of_bright.table, at_bright));
   const T upstream = grad / T(255);
-  const T value_dark = upstream * partial.value_dark, value_bright = upstream * partial.value_bright;
+  const T value_dark = upstream * partial.value_dark,
+          value_bright = upstream * partial.value_bright;
   const auto &low = of_dark.ramp, &high = of_bright.ramp;
-  const T slope_dark = math::weight_slope((dark * code - low.start) * low.inverse_width, low.inverse_width, T(1));
-  const T slope_bright =
-      math::weight_slope((high.end - bright * code) * high.inverse_width, high.inverse_width, T(-1));
+  const T slope_dark =
+      math::weight_slope((dark * code - low.start) * low.inverse_width, low.inverse_width, T(1));
+  const T slope_bright = math::weight_slope(
+      (high.end - bright * code) * high.inverse_width, high.inverse_width, T(-1));
   return {value_dark * table_slope(of_dark, dark, at_dark) * of_dark.step +
               upstream * partial.weight_dark * slope_dark * code,
           value_bright * table_slope(of_bright, bright, at_bright) * of_bright.step +
               upstream * partial.weight_bright * slope_bright * code,
           {at_dark.index, value_dark * (T(1) - at_dark.fraction), value_dark * at_dark.fraction},
-          {at_bright.index, value_bright * (T(1) - at_bright.fraction), value_bright * at_bright.fraction}};
+          {at_bright.index,
+           value_bright * (T(1) - at_bright.fraction),
+           value_bright * at_bright.fraction}};
 }
 
-// Gradients of tables are sums over pixels in an order that varies: in shared memory (`copies` of both tables, chosen by
-// lane to keep neighbours with one code apart) where they fit, else in global memory.
+// Gradients of tables are sums over pixels in an order that varies: in shared memory (`copies` of
+// both tables, chosen by lane to keep neighbours with one code apart) where they fit, else in
+// global memory.
 template <class In, class Grad, class T, bool staged>
 __global__ void __launch_bounds__(fuse_threads) backward(const Grad* grad,
                                                          const In* dark,
@@ -673,13 +759,19 @@ __global__ void __launch_bounds__(fuse_threads) backward(const Grad* grad,
     }
     const auto add = [&](T* to, int32_t entry, int32_t index, T value) {
       if (value == T(0)) return;
-      if constexpr (staged) atomicAdd(&sums[(entry + index) * copies + copy], value);
-      else atomicAdd(&to[index], value);
+      if constexpr (staged)
+        atomicAdd(&sums[(entry + index) * copies + copy], value);
+      else
+        atomicAdd(&to[index], value);
     };
-    for (int64_t i = unit % job.pieces * fuse_threads + threadIdx.x; i < job.size; i += job.pieces * fuse_threads) {
+    for (int64_t i = unit % job.pieces * fuse_threads + threadIdx.x; i < job.size;
+         i += job.pieces * fuse_threads) {
       const int64_t at = plane * job.size + i;
-      const auto g = pixel_gradient<In>(
-          static_cast<T>(grad[at]), static_cast<T>(dark[at]), static_cast<T>(bright[at]), of_dark, of_bright);
+      const auto g = pixel_gradient<In>(static_cast<T>(grad[at]),
+                                        static_cast<T>(dark[at]),
+                                        static_cast<T>(bright[at]),
+                                        of_dark,
+                                        of_bright);
       if constexpr (!is_code_storage<In>) {
         grad_dark[at] = static_cast<In>(g.image_dark);
         grad_bright[at] = static_cast<In>(g.image_bright);
@@ -732,8 +824,10 @@ void launch_backward(const Launcher& launch,
            copies,
            job);
   };
-  if (staged) run(&backward<In, Grad, T, true>);
-  else run(&backward<In, Grad, T, false>);
+  if (staged)
+    run(&backward<In, Grad, T, true>);
+  else
+    run(&backward<In, Grad, T, false>);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> imf_fuse_backward(const Tensor& grad_in,
@@ -751,13 +845,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> imf_fuse_backward(const Tensor& grad_
   check_same_device("imf_fuse_backward", "grad", grad_in, dark_in);
   const Launcher launch(dark_in);
   // Gradients arrive in the type of the result; any other type is widened once.
-  const bool same_type = grad_in.scalar_type() == image;
-  const Tensor grad = torch::stable::contiguous(same_type ? grad_in : torch::stable::to(grad_in, compute));
+  const bool codes = is_code(image), same_type = !codes && grad_in.scalar_type() == image;
+  const Tensor grad =
+      torch::stable::contiguous(same_type ? grad_in : torch::stable::to(grad_in, compute));
   const Tensor dark = torch::stable::contiguous(dark_in);
   const Tensor bright = torch::stable::contiguous(bright_in);
   const Tensor imf_dark = torch::stable::contiguous(imf_dark_in);
   const Tensor imf_bright = torch::stable::contiguous(imf_bright_in);
-  const bool codes = is_code(image);
   const std::vector<int64_t> shape = codes ? std::vector<int64_t>{0} : shape_of(dark);
   const Tensor grad_dark = allocate(shape, codes ? compute : image, dark);
   const Tensor grad_bright = allocate(shape, codes ? compute : image, dark);
@@ -770,11 +864,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> imf_fuse_backward(const Tensor& grad_
       using In = typename decltype(tag)::type;
       using T = Compute<In>;
       constexpr int64_t blocks_per_multiprocessor = 6, pixels_per_turn = 4 * fuse_threads;
-      const auto job = imf_job<T>(p, imf_dark, imf_bright, low, high,
-                                  blocks_per_multiprocessor * launch.multiprocessors(), pixels_per_turn);
+      const auto job = imf_job<T>(p,
+                                  imf_dark,
+                                  imf_bright,
+                                  low,
+                                  high,
+                                  blocks_per_multiprocessor * launch.multiprocessors(),
+                                  pixels_per_turn);
       const auto run = [&](auto grad_tag) {
-        launch_backward<In, typename decltype(grad_tag)::type>(
-            launch, grad, dark, bright, grad_dark, grad_bright, grad_imf_dark, grad_imf_bright, job);
+        launch_backward<In, typename decltype(grad_tag)::type>(launch,
+                                                               grad,
+                                                               dark,
+                                                               bright,
+                                                               grad_dark,
+                                                               grad_bright,
+                                                               grad_imf_dark,
+                                                               grad_imf_bright,
+                                                               job);
       };
       if constexpr (!is_code_storage<In> && !std::is_same_v<In, T>) {
         if (same_type) return run(Tag<In>{});

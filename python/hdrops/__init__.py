@@ -11,6 +11,7 @@ from hdrops.ops.exposure_fusion import exposure_fusion
 from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
 
 __version__: str = _C.__version__
+_C.cpu_level()  # an HDROPS_CPU that names no level of this machine fails here, with its message
 
 __all__ = [
     "__version__",

@@ -23,10 +23,16 @@ def collect() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             return None
 
-    providers = {}
-    for device in ("cpu", "cuda"):
-        name, reason = _providers.provider(device)
-        providers[device] = {"provider": name, "reason": reason or None}
+    def providers(operator: str) -> dict[str, dict[str, str | None]]:
+        served = {}
+        for device in ("cpu", "cuda"):
+            name, reason = _providers.provider(device)
+            native = torch._C._dispatch_has_kernel_for_dispatch_key(f"hdrops::{operator}", device.upper())
+            if name in ("cpp", "cuda") and not native:
+                name, reason = "reference", f"hdrops has no {device} kernel of {operator}"
+            served[device] = {"provider": name, "reason": reason or None}
+        return served
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "versions": {
@@ -53,7 +59,9 @@ def collect() -> dict[str, Any]:
         },
         "inactive": {"cuda": _providers.cuda_missing(), "triton": _providers.triton_missing()},
         "operators": {
-            operator: providers for operator in _providers.operators if not operator.endswith(("_out", "_backward"))
+            operator: providers(operator)
+            for operator in _providers.operators
+            if not operator.endswith(("_out", "_backward"))
         },
     }
 

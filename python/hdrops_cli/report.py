@@ -39,6 +39,10 @@ def errors_reported(debug: bool) -> Iterator[None]:
         raise _fail(f"{where}{error.strerror or error}", debug) from error
     except (ValueError, TypeError) as error:
         raise _fail(str(error), debug) from error
+    except RuntimeError as error:
+        if "HDROPS_CPU" not in str(error) and "not enough memory" not in str(error):
+            raise
+        raise _fail(str(error), debug) from error
     except KeyboardInterrupt as error:
         if debug:
             traceback.print_exc()

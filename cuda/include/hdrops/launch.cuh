@@ -1,5 +1,5 @@
-// The one way to launch a kernel: on the device and the current stream of a tensor, with a grid that any amount of work
-// fits, and with both checks. A launch cannot forget any of them.
+// The one way to launch a kernel: on the device and the current stream of a tensor, with a grid
+// that any amount of work fits, and with both checks. A launch cannot forget any of them.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,14 +16,17 @@
 
 namespace hdrops {
 
-// Makes the device of `on` current for its lifetime and launches there. Construct it once per operator, after the
-// checks and before the first allocation. It never synchronises, so a CUDA graph can capture what it launches.
+// Makes the device of `on` current for its lifetime and launches there. Construct it once per
+// operator, after the checks and before the first allocation. It never synchronises, so a CUDA
+// graph can capture what it launches.
 class Launcher {
  public:
   explicit Launcher(const Tensor& on) : device_(on.get_device_index()), guard_(device_) {
     void* stream = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
     stream_ = static_cast<cudaStream_t>(stream);
+    // This library links a runtime of its own, whose current device torch's guard does not set.
+    STD_CUDA_CHECK(cudaSetDevice(device_));
     int count = 0;
     STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device_));
     multiprocessors_ = count;
@@ -33,9 +36,10 @@ class Launcher {
 
   int64_t multiprocessors() const { return multiprocessors_; }
 
-  // Launches kernel(arguments...) with `units` blocks of `threads` threads and `shared_bytes` of dynamic shared memory
-  // (at most 48 KB with the static part); no units, no launch. A grid holds 2^31 - 1 blocks: kernels take their units in
-  // a loop over blockIdx.x, blockIdx.x + gridDim.x and so on.
+  // Launches kernel(arguments...) with `units` blocks of `threads` threads and `shared_bytes` of
+  // dynamic shared memory (at most 48 KB with the static part); no units, no launch. A grid holds
+  // 2^31 - 1 blocks: kernels take their units in a loop over blockIdx.x, blockIdx.x + gridDim.x and
+  // so on.
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...),
                   int64_t units,

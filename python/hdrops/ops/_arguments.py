@@ -49,12 +49,29 @@ def check_out(out: torch.Tensor, shape: torch.Size, inputs: list[torch.Tensor]) 
         raise ValueError(f"out has shape {tuple(out.shape)}, the result {tuple(shape)}")
     if out.device != inputs[0].device:
         raise ValueError(f"out is on {out.device}, the images on {inputs[0].device}")
+    if not torch.compiler.is_compiling() and any(_overlap(out, x) for x in inputs):
+        raise ValueError("out shares memory with an input; give it memory of its own")
     if torch.is_grad_enabled() and (out.requires_grad or any(x.requires_grad for x in inputs)):
         raise RuntimeError("out= does not support autograd; leave it out, or work under torch.no_grad()")
 
 
-def keep_format(result: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """The result in the memory format of the image."""
-    if image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous():
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether the memory ranges of two tensors meet."""
+
+    def span(x: torch.Tensor) -> tuple[int, int]:
+        reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+        return x.data_ptr(), x.data_ptr() + (reach + 1) * x.element_size()
+
+    if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
+        return False
+    (begin, end), (other_begin, other_end) = span(a), span(b)
+    return begin < other_end and other_begin < end
+
+
+def keep_format(result: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """The result in the memory format of the images, (..., C, H, W): channels last where each pixel is one run."""
+    channels, _, width = images.shape[-3:]
+    strides = images.stride()[-3:]
+    if channels > 1 and strides == (1, width * channels, channels) and not images.is_contiguous():
         return result.contiguous(memory_format=torch.channels_last)
     return result

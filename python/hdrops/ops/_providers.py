@@ -43,6 +43,10 @@ def cuda_missing() -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device is visible to torch"
 
 
+# The dispatcher must know the CUDA kernels before the first call.
+cuda_missing()
+
+
 def interpreting() -> bool:
     """Whether Triton kernels run in Triton's interpreter, which takes CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
@@ -59,8 +63,9 @@ def triton_missing() -> str | None:
 
 
 @functools.cache
-def _warn_reference(device: str, cause: str) -> None:
-    warnings.warn(f"hdrops runs its slow reference on {device} tensors: {cause}", RuntimeWarning, stacklevel=3)
+def _warn_missing(device: str, chosen: str, cause: str) -> None:
+    what = "its Triton kernels" if chosen == "triton" else "its slow reference"
+    warnings.warn(f"hdrops runs {what} on {device} tensors: {cause}", RuntimeWarning, stacklevel=3)
 
 
 def provider(device: str) -> tuple[str, str]:
@@ -126,10 +131,8 @@ def register(
     def without_native_kernel(*args: Any) -> Any:
         device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
         chosen, cause = provider(device)
-        if chosen == "triton":
-            return triton(*args)
-        _warn_reference(device, cause)
-        return reference(*args)
+        _warn_missing(device, chosen, cause)
+        return triton(*args) if chosen == "triton" else reference(*args)
 
     schema = str(getattr(torch.ops.hdrops, operator).default._schema).removeprefix("hdrops::")
     for namespace, kernel in (

@@ -51,12 +51,13 @@ def exposure_fusion(
             exposedness 0.
         dtype: of the result: that of the bracket (the default; codes are rounded half to even and saturated), or
             ``torch.float32`` for integer brackets.
-        out: tensor to write the result to, of its shape and a dtype as above. Not with autograd.
+        out: tensor to write the result to, of its shape and a dtype as above, sharing no memory with the
+            inputs. Not with autograd.
         backend: "cpp", "cuda", "triton", "reference", or None for the device's own.
 
     Returns:
-        The fused image, (N, C, H, W). Differentiable with respect to a floating-point bracket: gradients at C = 0 and
-        S = 0 are taken as 0, and those of clamped values are 0.
+        The fused image, (N, C, H, W), in the memory format of the exposures. Differentiable with respect to a
+        floating-point bracket: gradients at C = 0 and S = 0 are taken as 0, and those of clamped values are 0.
 
     Raises:
         TypeError: an unsupported dtype of the bracket or the result.
@@ -76,6 +77,7 @@ def exposure_fusion(
             raise ValueError(f"{name} must be a finite exponent >= 0, got {value}")
     if convention not in CONVENTIONS:
         raise ValueError(f"convention must be 'paper' or 'opencv', got {convention!r}")
+    out = out if out is None else _arguments.as_tensor(out, "out")
     wanted = _arguments.output_dtype(bracket, dtype, out)
     arguments = (bracket, float(contrast), float(saturation), float(exposedness), convention == "opencv")
     if out is not None:
@@ -86,7 +88,7 @@ def exposure_fusion(
     result = _providers.overload("exposure_fusion", backend, bracket)(*arguments, wanted)
     if out is not None:
         return out.copy_(result)
-    return _arguments.keep_format(result, bracket[:, 0])
+    return _arguments.keep_format(result, bracket)
 
 
 # ---- fake kernels and autograd -------------------------------------------------------------------------------------

@@ -3,12 +3,15 @@
 Zheng, Li, Yang and Wu, "Compensated exposure interpolation by fusing conventional and deep learning methods", section
 III.A. An intensity mapping function (IMF) Λ12 maps the codes of one exposure of a scene to those of another (eq. 6).
 
-All tables are in 8-bit code units: entry ``i`` of ``L`` stands for the code ``255 i / (L - 1)`` and holds a code in
-[0, 255]. The same table serves uint8 images, uint16 images (codes divided by 257) and float images (times 255).
+All tables are in 8-bit code units: entry ``i`` of ``L`` stands for the code ``255 i / (L - 1)`` and holds the code it
+maps to, at most 255 in an intermediate table. The same table serves uint8 images, uint16 images (codes divided by 257)
+and float images (times 255).
 """
 
 from __future__ import annotations
 
+import math
+import operator
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from hdrops.reference import imf as reference
 
 
 def _codes(levels: int) -> Tensor:
+    levels = operator.index(levels)
     if not 2 <= levels <= 65536:
         raise ValueError(f"levels must be 2 to 65536, got {levels}")
     return torch.linspace(0, 255, levels)
@@ -49,7 +53,7 @@ def gamma_imf(ratio: float, gamma: float = 1 / 2.2, levels: int = 256) -> Tensor
     Raises:
         ValueError: ratio, gamma or levels out of range.
     """
-    if gamma <= 0:
+    if not 0 < gamma < float("inf"):
         raise ValueError(f"gamma must be positive, got {gamma}")
     factor: float = _check_ratio(ratio) ** gamma
     return _codes(levels) * factor
@@ -78,8 +82,8 @@ def crf_imf(crf: Tensor, ratio: float, levels: int = 256, *, inverse: bool = Fal
     crf = _arguments.as_tensor(crf, "crf").detach().double()
     if crf.dim() not in (1, 2) or crf.shape[-1] < 2:
         raise ValueError(f"crf must be (M,) or (C, M) with M >= 2, got shape {tuple(crf.shape)}")
-    if not bool((crf.diff(dim=-1) > 0).all()):
-        raise ValueError("crf must be strictly increasing along its last dimension")
+    if not bool(crf.isfinite().all() & (crf.diff(dim=-1) > 0).all()):
+        raise ValueError("crf must be finite and strictly increasing along its last dimension")
     _check_ratio(ratio)
     codes = (_codes(levels).double() / 255).to(crf.device)
     grid = torch.linspace(0, 1, crf.shape[-1], dtype=torch.float64, device=crf.device)
@@ -130,7 +134,7 @@ def estimate_imf(
     source level that occurs, and above the last trusted one, the map continues in proportion to z. A level matched to
     ``saturated`` or above is not trusted: where the target is clipped it tells nothing about the exposure, and the
     intermediate exposure, which is clipped later, needs the continuation (on real brackets with a ratio of 16 it
-    raises the PSNR of the interpolated exposure by 2 dB). Values may therefore exceed 255, as in :func:`gamma_imf`.
+    raises the PSNR of the interpolated exposure by 2 dB); the map never falls below what was matched. Values may therefore exceed 255, as in :func:`gamma_imf`.
 
     Args:
         source: uint8 or uint16 image (C, H, W), or a batch (N, C, H, W) whose members are treated one by one.
@@ -162,8 +166,13 @@ def estimate_imf(
         raise TypeError(f"source is {source.dtype}, target {target.dtype}; convert one of them")
     if source.shape[:-2] != target.shape[:-2]:
         raise ValueError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must agree in N and C")
+    if source.device != target.device:
+        raise ValueError(f"source is on {source.device}, target on {target.device}; move one of them")
+    levels = operator.index(levels)
     if not 2 <= levels <= 65536:
         raise ValueError(f"levels must be 2 to 65536, got {levels}")
+    if math.isnan(saturated):
+        raise ValueError("saturated must be a number, got NaN")
     single = source.dim() == 3
     if single:
         source, target = source.unsqueeze(0), target.unsqueeze(0)
@@ -225,7 +234,8 @@ def imf_fuse(
         high: the codes (200, ξU) between which W2 falls. The paper does not give ξU.
         dtype: of the result: that of the images (the default; codes are rounded half to even), or ``torch.float32`` for
             integer images, in [0, 1].
-        out: tensor to write the result to, of its shape and a dtype as above. Not with autograd.
+        out: tensor to write the result to, of its shape and a dtype as above, sharing no memory with the
+            inputs. Not with autograd.
         backend: "cpp", "cuda", "triton", "reference", or None for the device's own.
 
     Returns:
@@ -248,9 +258,10 @@ def imf_fuse(
     if dark.device != bright.device:
         raise ValueError(f"dark is on {dark.device}, bright on {bright.device}; move one of them")
     for ends, name in ((low, "low"), (high, "high")):
-        if len(ends) != 2 or not ends[0] < ends[1]:
-            raise ValueError(f"{name} must be two increasing code values, got {ends}")
+        if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+            raise ValueError(f"{name} must be two finite, increasing code values, got {ends}")
     tables = _table(imf_dark, "imf_dark", dark), _table(imf_bright, "imf_bright", dark)
+    out = out if out is None else _arguments.as_tensor(out, "out")
     wanted = _arguments.output_dtype(dark, dtype, out)
     limits = [float(v) for v in low], [float(v) for v in high]
     if out is not None:
@@ -315,8 +326,7 @@ def _fuse_backward(namespace: str, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     dark, bright, imf_dark, imf_bright = ctx.saved_tensors
     if grad.is_cuda and (ctx.needs_input_grad[2] or ctx.needs_input_grad[3]):
         torch._prims_common.alert_not_deterministic("hdrops::imf_fuse_backward")
-    operator = getattr(torch.ops, namespace).imf_fuse_backward
-    grads = operator(grad, dark, bright, imf_dark, imf_bright, ctx.low, ctx.high)
+    grads = getattr(torch.ops, namespace).imf_fuse_backward(grad, dark, bright, imf_dark, imf_bright, ctx.low, ctx.high)
     wanted = [g if needed else None for g, needed in zip(grads, ctx.needs_input_grad, strict=False)]
     return *wanted, None, None, None
 

@@ -38,11 +38,11 @@ def _specify(source: Tensor, target: Tensor, saturated: float) -> Tensor:
     first, last = int(z[observed][0]), int(z[observed][-1])
     if first > 0:
         values[:first] = values[first] * z[:first] / first
-    trusted = observed & (z > 0) & (matched < saturated * (codes - 1) / 255.0)
+    trusted = observed & (z > 0) & (matched > 0) & (matched < saturated * (codes - 1) / 255.0)
     if trusted.any():
         last = int(z[trusted][-1])
     if last > 0:
-        values[last + 1 :] = values[last] * z[last + 1 :] / last
+        values[last + 1 :] = torch.maximum(values[last + 1 :], values[last] * z[last + 1 :] / last)
     return values
 
 

@@ -15,7 +15,7 @@ HDROPS_HD double fused(double a, double b, double c) { return a * b + c; }
 HDROPS_HD float fused(float a, float b, float c) {
 #if defined(__CUDA_ARCH__)
   return __fmaf_rn(a, b, c);
-#elif defined(__FMA__) || defined(__CUDACC__)
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__CUDACC__)
   return __builtin_fmaf(a, b, c);
 #else
   return static_cast<float>(static_cast<double>(a) * static_cast<double>(b) +
@@ -116,8 +116,7 @@ HDROPS_HD T colourfulness_slope(T x, T y, T z, T value, bool opencv) {
   return deviation / (opencv ? value : T(3) * value);
 }
 
-// ---- pyramid
-// -------------------------------------------------------------------------------------------------------
+// ---- pyramid ------------------------------------------------------------------------------------
 
 // Mirror an index without repeating the edge; a single pixel repeats.
 HDROPS_HD int64_t mirror(int64_t i, int64_t size) {

@@ -66,12 +66,12 @@ struct FusionLoops {
   // out = sum of the rows named by the taps.
   void (*combine)(
       const T* plane, int64_t stride, const Tap<T>* taps, int64_t count, int64_t n, T* out);
-  // out = filter(in) along the row, or out += filter(in).
+  // out = filter(in) along the row.
   void (*filter)(const AxisFilter<T>&, const T* in, T* out);
   // sum += weight * (image - coarse); `coarse` may be null for the coarsest level.
   void (*blend)(const T* weight, const T* image, const T* coarse, int64_t n, T* sum);
 
-  // Backward. product: out = a * b. add_product: out += a * b. subtract: out -= a. add: out += a.
+  // Backward. product: out = a * b. add: out += sign * a.
   void (*product)(const T* a, const T* b, int64_t n, T* out);
   void (*add)(const T* a, T sign, int64_t n, T* out);
   // In: gradients of normalised weights rows[k]; out: gradients of unnormalised weights, in place.
