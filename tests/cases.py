@@ -17,8 +17,12 @@ import torch
 from torch import Tensor
 
 import hdrops
+from hdrops.ops import _providers
 from hdrops.reference import exposure_fusion as exposure_fusion_reference
 from hdrops.reference import imf as imf_reference
+
+# Triton reads this when its kernels are imported; see conftest.py.
+INTERPRETING = _providers.interpreting()
 
 CODES = (torch.uint8, torch.uint16)
 HALVES = (torch.float16, torch.bfloat16)

@@ -10,10 +10,9 @@ import os
 
 import pytest
 import torch
+from cases import INTERPRETING
 
 from hdrops.ops import _providers
-
-INTERPRETING = _providers.interpreting()
 
 # The interpreter takes about a second a call: of these tests it runs one case in so many, unless --full is given.
 INTERPRETED = {

@@ -81,4 +81,4 @@ def test_consumer(consumer: pathlib.Path) -> None:
     assert sizes == [2, 3, 5, 7]
     assert total == pytest.approx(float(expected.double().sum()), rel=1e-7)
     assert sample == pytest.approx(float(expected.flatten()[17]), rel=1e-7)
-    assert "imf_fuse: low must be two increasing code values" in refusal
+    assert "imf_fuse: low must be two finite, increasing code values" in refusal

@@ -14,6 +14,7 @@ from cases import (
     FULL_SCALE,
     HALVES,
     INTERPRETED_SHAPES,
+    INTERPRETING,
     LAYOUTS,
     SHAPES,
     SMALL_SHAPES,
@@ -21,7 +22,6 @@ from cases import (
     lay_out,
     pairwise,
 )
-from conftest import INTERPRETING
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tolerance import assert_close, assert_codes, assert_gradient, assert_half, ulp

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import FLOATS, exposure_fusion_case
-from conftest import INTERPRETING
+from cases import FLOATS, INTERPRETING, exposure_fusion_case
 from tolerance import assert_close
 from torch import Tensor
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import CODES, FLOATS, FULL_SCALE, imf_fuse_case, rising_table
-from conftest import INTERPRETING
+from cases import CODES, FLOATS, FULL_SCALE, INTERPRETING, imf_fuse_case, rising_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerance import assert_close, assert_codes
@@ -574,7 +573,7 @@ def test_imf_fuse_errors(backend: str, device: str) -> None:
             (-math.inf, 5),
             (5, math.inf),
         ):
-            with pytest.raises(ValueError, match=f"{name} must be two increasing code values"):
+            with pytest.raises(ValueError, match=f"{name} must be two finite, increasing code values"):
                 fuse(**{name: ends})
     for name in ("imf_dark", "imf_bright"):
         with pytest.raises(TypeError, match=rf"{name} must be floating point, got torch\.int64"):
@@ -608,8 +607,8 @@ def test_operator_checks_what_python_checks(backend: str) -> None:
         ((image, image, table, table.double(), low, high), "imf_fuse: imf_bright must be float32"),
         ((image, image, table.expand(1, 2, 256), table, low, high), "imf_fuse: imf_dark of shape"),
         ((image, image, table[..., :1], table, low, high), "imf_fuse: imf_dark must have 2 to 65536 levels"),
-        ((image, image, table, table, [55.0, 5.0], high), "imf_fuse: low must be two increasing"),
-        ((image, image, table, table, low, [200.0]), "imf_fuse: high must be two increasing"),
+        ((image, image, table, table, [55.0, 5.0], high), "imf_fuse: low must be two finite, increasing"),
+        ((image, image, table, table, low, [200.0]), "imf_fuse: high must be two finite, increasing"),
         ((image, image, table, table, low, high, torch.float64), "imf_fuse: an output of float64"),
     ):
         with pytest.raises(RuntimeError, match=message):
