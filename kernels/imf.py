@@ -95,7 +95,7 @@ def specify_kernel(
 
 
 @triton.jit
-def _mapped(z, before, after, matched, first, final, last):
+def _mapped(z, before, after, matched, first, final, last, limit):
     """The map at level z: matched where z occurs, linear between, in proportion to z before and after."""
     lower = tl.minimum(tl.maximum(tl.load(before + z), first), final)
     upper = tl.minimum(tl.maximum(tl.load(after + z), first), final)
@@ -107,12 +107,23 @@ def _mapped(z, before, after, matched, first, final, last):
     above = (z > last) & (last > 0)
     anchor = tl.where(below, first, tl.where(above, last, 1))
     continued = tl.load(matched + anchor) * z.to(tl.float64) / anchor.to(tl.float64)
-    return tl.where(below, continued, tl.where(above, tl.maximum(between, continued), between))
+    return tl.where(below, continued, tl.where(above, tl.maximum(tl.minimum(between, limit), continued), between))
 
 
 @triton.jit
 def resample_kernel(
-    before, after, matched, firsts, finals, lasts, table, entries, levels, CODES: tl.constexpr, BLOCK: tl.constexpr
+    before,
+    after,
+    matched,
+    firsts,
+    finals,
+    lasts,
+    table,
+    entries,
+    levels,
+    limit,
+    CODES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Maps at `levels` equidistant positions, in 8-bit code units; before and after as in specify_kernel."""
     entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -125,8 +136,8 @@ def resample_kernel(
     share = tl.minimum(position - z.to(tl.float64), 1.0)
     first, final, last = tl.load(firsts + plane), tl.load(finals + plane), tl.load(lasts + plane)
     base = plane * CODES
-    lower = _mapped(z, before + base, after + base, matched + base, first, final, last)
-    upper = _mapped(z + 1, before + base, after + base, matched + base, first, final, last)
+    lower = _mapped(z, before + base, after + base, matched + base, first, final, last, limit)
+    upper = _mapped(z + 1, before + base, after + base, matched + base, first, final, last, limit)
     # A quotient of constants: 1 for bytes, 1 / 257 for 16 bits.
     value = (lower + share * (upper - lower)) * (255.0 / (CODES - 1))
     tl.store(table + entry, value.to(tl.float32), mask=inside)
@@ -174,7 +185,8 @@ def estimate_imf(source: Tensor, target: Tensor, levels: int, saturated: float) 
             BLOCK=block,
             **options,
         )
-        trusted = occurs[0] & (z > 0) & (matched > 0) & (matched < saturated * (codes - 1) / 255.0)
+        limit = saturated * (codes - 1) / 255.0
+        trusted = occurs[0] & (z > 0) & (matched > 0) & (matched < limit)
         last = torch.where(trusted, z, -1).amax(-1)
         final = before[0, :, -1].contiguous()
         last = torch.where(last >= 0, last, final)
@@ -189,6 +201,7 @@ def estimate_imf(source: Tensor, target: Tensor, levels: int, saturated: float) 
             last,
             table,
             planes * levels,
+            limit,
             levels,
             CODES=codes,
             BLOCK=block,

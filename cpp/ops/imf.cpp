@@ -73,7 +73,7 @@ void specify(
   const int32_t last = last_trusted > 0 ? last_trusted : previous;
   for (int32_t z = last + 1; z < codes; ++z) {
     const double matched = z < previous ? map[z] : previous_value;
-    map[z] = last > 0 ? std::max(matched, map[last] * z / last) : matched;
+    map[z] = last > 0 ? std::max(std::min(matched, limit), map[last] * z / last) : matched;
   }
 }
 

@@ -168,6 +168,7 @@ struct SparseMap {
   const int32_t* level;
   const double* value;
   int32_t count, trusted;
+  double limit;
 };
 
 // The largest i in [0, count) with array[i] <= x; 0 where there is none. `array` increases.
@@ -211,7 +212,8 @@ HDROPS_HD double mapped_level(int32_t z, const SparseMap& map) {
   const int32_t last = map.trusted >= 0 ? map.trusted : map.count - 1;
   if (z <= map.level[last] || map.level[last] == 0) return matched;
   const double continued = map.value[last] * z / map.level[last];
-  return continued > matched ? continued : matched;
+  const double least = matched < map.limit ? matched : map.limit;
+  return continued > least ? continued : least;
 }
 
 // Pixels and occurring levels in a run of codes.
@@ -299,7 +301,7 @@ __global__ void __launch_bounds__(specify_threads<codes>) specify(const int64_t*
     if (last >= 0) atomicMax(&trusted, last);
     __syncthreads();
 
-    const SparseMap map{source_level, source_value, all_source.levels, trusted};
+    const SparseMap map{source_level, source_value, all_source.levels, trusted, limit};
     constexpr double to_units = 255.0 / (codes - 1);
     for (int64_t i = t; i < levels; i += threads) {
       const double position =

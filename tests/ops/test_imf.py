@@ -630,3 +630,24 @@ def test_operator_checks_what_python_checks(backend: str) -> None:
     ):
         with pytest.raises(RuntimeError, match=message):
             torch.ops.hdrops.estimate_imf(*arguments)
+
+
+@pytest.mark.parametrize(("source", "target", "least"), [((20, 200), (5, 255), 250.0), ((1, 200), (0, 255), 250.0)])
+def test_saturated_levels_stay_bright(
+    source: tuple[int, int], target: tuple[int, int], least: float, backend: str, device: str
+) -> None:
+    """Few levels below saturation tell little: the continuation must not darken what was matched to white."""
+    images = [
+        torch.tensor(codes, dtype=torch.uint8).repeat_interleave(8).reshape(1, 4, 4) for codes in (source, target)
+    ]
+    table = hdrops.estimate_imf(images[0].to(device), images[1].to(device), backend=backend)[0].cpu()
+    assert table[source[1]] >= least
+    assert bool((table.diff() >= 0).all())
+
+
+def test_out_must_not_share_memory_with_an_input() -> None:
+    buffer = torch.randint(0, 256, (4096 + 64,), dtype=torch.int32).to(torch.uint8)
+    dark, out = buffer[:4096].view(1, 1, 64, 64), buffer[64:].view(1, 1, 64, 64)
+    table = torch.linspace(0, 255, 256)
+    with pytest.raises(ValueError, match="out shares memory with an input"):
+        hdrops.imf_fuse(dark, dark.clone(), table, table, out=out)

@@ -83,7 +83,7 @@ def crf_imf(crf: Tensor, ratio: float, levels: int = 256, *, inverse: bool = Fal
     if crf.dim() not in (1, 2) or crf.shape[-1] < 2:
         raise ValueError(f"crf must be (M,) or (C, M) with M >= 2, got shape {tuple(crf.shape)}")
     if not bool(crf.isfinite().all() & (crf.diff(dim=-1) > 0).all()):
-        raise ValueError("crf must be finite and strictly increasing along its last dimension")
+        raise ValueError("crf must be strictly increasing along its last dimension, and finite")
     _check_ratio(ratio)
     codes = (_codes(levels).double() / 255).to(crf.device)
     grid = torch.linspace(0, 1, crf.shape[-1], dtype=torch.float64, device=crf.device)
@@ -134,7 +134,8 @@ def estimate_imf(
     source level that occurs, and above the last trusted one, the map continues in proportion to z. A level matched to
     ``saturated`` or above is not trusted: where the target is clipped it tells nothing about the exposure, and the
     intermediate exposure, which is clipped later, needs the continuation (on real brackets with a ratio of 16 it
-    raises the PSNR of the interpolated exposure by 2 dB); the map never falls below what was matched. Values may therefore exceed 255, as in :func:`gamma_imf`.
+    raises the PSNR of the interpolated exposure by 2 dB); there the map stays at
+    ``saturated`` or above. Values may therefore exceed 255, as in :func:`gamma_imf`.
 
     Args:
         source: uint8 or uint16 image (C, H, W), or a batch (N, C, H, W) whose members are treated one by one.
@@ -171,7 +172,7 @@ def estimate_imf(
     levels = operator.index(levels)
     if not 2 <= levels <= 65536:
         raise ValueError(f"levels must be 2 to 65536, got {levels}")
-    if math.isnan(saturated):
+    if saturated != saturated:
         raise ValueError("saturated must be a number, got NaN")
     single = source.dim() == 3
     if single:

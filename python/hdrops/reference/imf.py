@@ -38,11 +38,12 @@ def _specify(source: Tensor, target: Tensor, saturated: float) -> Tensor:
     first, last = int(z[observed][0]), int(z[observed][-1])
     if first > 0:
         values[:first] = values[first] * z[:first] / first
-    trusted = observed & (z > 0) & (matched > 0) & (matched < saturated * (codes - 1) / 255.0)
+    limit = saturated * (codes - 1) / 255.0
+    trusted = observed & (z > 0) & (matched > 0) & (matched < limit)
     if trusted.any():
         last = int(z[trusted][-1])
     if last > 0:
-        values[last + 1 :] = torch.maximum(values[last + 1 :], values[last] * z[last + 1 :] / last)
+        values[last + 1 :] = torch.maximum(values[last + 1 :].clamp(max=limit), values[last] * z[last + 1 :] / last)
     return values
 
 
