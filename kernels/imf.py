@@ -118,10 +118,10 @@ def resample_kernel(
     firsts,
     finals,
     lasts,
+    limits,
     table,
     entries,
     levels,
-    limit,
     CODES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -135,6 +135,7 @@ def resample_kernel(
     z = tl.minimum(position.to(tl.int64), CODES - 2)
     share = tl.minimum(position - z.to(tl.float64), 1.0)
     first, final, last = tl.load(firsts + plane), tl.load(finals + plane), tl.load(lasts + plane)
+    limit = tl.load(limits + plane)
     base = plane * CODES
     lower = _mapped(z, before + base, after + base, matched + base, first, final, last, limit)
     upper = _mapped(z + 1, before + base, after + base, matched + base, first, final, last, limit)
@@ -186,6 +187,7 @@ def estimate_imf(source: Tensor, target: Tensor, levels: int, saturated: float) 
             **options,
         )
         limit = saturated * (codes - 1) / 255.0
+        limits = matched.new_full((planes,), limit)
         trusted = occurs[0] & (z > 0) & (matched > 0) & (matched < limit)
         last = torch.where(trusted, z, -1).amax(-1)
         final = before[0, :, -1].contiguous()
@@ -199,9 +201,9 @@ def estimate_imf(source: Tensor, target: Tensor, levels: int, saturated: float) 
             first,
             final,
             last,
+            limits,
             table,
             planes * levels,
-            limit,
             levels,
             CODES=codes,
             BLOCK=block,

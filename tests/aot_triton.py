@@ -39,6 +39,7 @@ def _imf() -> dict[str, list[Variant]]:
         "firsts": "i64",
         "finals": "i64",
         "lasts": "i64",
+        "limits": "fp64",
         "table": "fp32",
     }
 
