@@ -10,8 +10,6 @@
 // All passes are parallel over rows, and no row depends on how rows fall to threads. The backward
 // recomputes 1 and 2.
 
-#include "hdrops/pyramid.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -20,6 +18,7 @@
 #include <type_traits>
 
 #include "hdrops/exposure_fusion_checks.h"
+#include "hdrops/pyramid.h"
 
 namespace hdrops {
 namespace {

@@ -17,10 +17,11 @@ struct ImfProblem {
 
 template <class T>
 math::Ramp<T> ramp(const char* name, const std::vector<double>& ends) {
-  STD_TORCH_CHECK(ends.size() == 2 && std::isfinite(ends[0]) && std::isfinite(ends[1]) && ends[0] < ends[1],
-                  "imf_fuse: ",
-                  name,
-                  " must be two finite, increasing code values, such as (5, 55)");
+  STD_TORCH_CHECK(
+      ends.size() == 2 && std::isfinite(ends[0]) && std::isfinite(ends[1]) && ends[0] < ends[1],
+      "imf_fuse: ",
+      name,
+      " must be two finite, increasing code values, such as (5, 55)");
   return {
       static_cast<T>(ends[0]), static_cast<T>(ends[1]), static_cast<T>(1.0 / (ends[1] - ends[0]))};
 }
