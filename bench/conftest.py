@@ -213,9 +213,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                 memory = "" if e["peak_memory_mb"] is None else f"{e['peak_memory_mb']:9.1f} MB"
                 times = f"{e['median_ms']:>10.3f} ms [{e['p20_ms']:.3f}..{e['p80_ms']:.3f}]"
                 rates = f"{e['gb_per_s']:>8.2f} GB/s{e['percent_of_ceiling']:>7.1f} %"
-                line(f"  {e['name']:<14}{times:<36}{rates}{memory}  {e['config']}")
+                line(f"  {e['name']:<28}{times:<36}{rates}{memory}  {e['config']}")
             for name, reason in row["skipped"].items():
-                line(f"  {name:<14} skipped: {reason}")
+                line(f"  {name:<28} skipped: {reason}")
             if row["speedup"] is not None:
                 verdict = "faster" if row["speedup"] >= 1 else "SLOWER"
                 line(f"  {verdict}: {row['speedup']} times the speed of {row['best_peer']}")

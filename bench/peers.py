@@ -154,7 +154,8 @@ def _store(value: Tensor, out: Tensor) -> Tensor:
 
 
 def torch_fuse(dark: Tensor, bright: Tensor, tables: Array, out_dtype: torch.dtype, out: Tensor | None) -> list[Peer]:
-    """Eager and compiled PyTorch on (1, C, H, W) codes: four tables, and for bytes one joint table."""
+    """Eager and compiled PyTorch on (1, C, H, W) codes: the operator as its equations stand, with four tables, and for
+    bytes, as a peer of its own, the result for every pair of codes in one joint table."""
     device = dark.device.type
     channels, entries = tables.shape[1:]
     flat = torch.from_numpy(tables.reshape(4, -1)).to(device)
@@ -219,13 +220,16 @@ def torch_fuse(dark: Tensor, bright: Tensor, tables: Array, out_dtype: torch.dty
     ]
     if joint is not None:
         eager.append(candidate("int32 index_select, joint table", one_selected, True, False, 12))
-        inductor.append(candidate("int32 index, joint table", one, True, True, 8))
     threads = torch.get_num_threads()
     family = f"imf_fuse {dark.dtype} {out_dtype}"
-    return [
+    peers = [
         Peer("torch eager", eager, threads=threads),
         Peer("torch.compile", inductor, threads=threads, family=family),
     ]
+    if joint is not None:
+        jointly = candidate("int32 index", one, True, True, 8)
+        peers.append(Peer("torch.compile, joint table", [jointly], threads=threads))
+    return peers
 
 
 def opencv_fuse(dark: Tensor, bright: Tensor, tables: Array, out_dtype: torch.dtype, with_out: bool) -> Peer:

@@ -63,7 +63,7 @@ def _quantise(image: Tensor, dtype: torch.dtype) -> Tensor:
 
 def exposures(height: int, width: int, steps: tuple[float, ...], dtype: torch.dtype) -> list[Tensor]:
     """Exposures (3, H, W) of the synthetic scene, ``steps`` stops from the middle one, codes or [0, 1]."""
-    return [_cover(_quantise(_tile(step), dtype), height, width) for step in steps]
+    return [_quantise(_cover(_tile(step), height, width), dtype) for step in steps]
 
 
 def noise(height: int, width: int, count: int) -> list[Tensor]:

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from hdrops_cli.report import errors_reported
+from hdrops_cli.report import OneLineErrors, errors_reported
 
 app = typer.Typer(
     name="hdrops",
     help="Multi-exposure imaging: fuse brackets, interpolate exposures.",
-    no_args_is_help=True,
+    cls=OneLineErrors,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -14,7 +14,7 @@ def main() -> None:
             raise
         print("error: typer is not installed; pip install 'hdrops[cli]'", file=sys.stderr)
         sys.exit(2)
-    app()
+    app(sys.argv[1:] or ["--help"])
 
 
 if __name__ == "__main__":

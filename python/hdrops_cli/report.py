@@ -6,8 +6,10 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 _EXTRAS = ("typer", "rich", "OpenImageIO")
 
@@ -17,6 +19,23 @@ def _fail(message: str, debug: bool) -> typer.Exit:
         traceback.print_exc()
     print("error: " + " ".join(message.split()), file=sys.stderr)
     return typer.Exit(2)
+
+
+class OneLineErrors(TyperGroup):
+    """Commands whose usage errors, like all others, are one line on stderr and exit code 2."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            code = super().main(*args, **options | {"standalone_mode": False})
+        except typer.TyperException as error:
+            context = getattr(error, "ctx", None)
+            command = self.name if context is None else context.command_path
+            message = " ".join(error.format_message().split()).rstrip(".")
+            print(f"error: {message[:1].lower()}{message[1:]}; {command} --help shows the usage", file=sys.stderr)
+            sys.exit(2)
+        except typer.Abort:
+            sys.exit(130)
+        sys.exit(code)
 
 
 @contextlib.contextmanager

@@ -173,14 +173,25 @@ def test_debug_adds_the_traceback(hdrops, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("fuse",), ("fuse", "a.png"), ("fuse", "a.png", "-o", "b.png", "--method", "best"), ("wrong",)],
+    ("arguments", "says"),
+    [
+        (("fuse",), "images"),
+        (("fuse", "a.png"), "--out"),
+        (("fuse", "a.png", "-o", "b.png", "--method", "best"), "best"),
+        (("fuse", "a.png", "-o", "b.png", "--quality", "101"), "101"),
+        (("interpolate", "a.png", "-o", "b.png"), "bright"),
+        (("interpolate", "a.png", "b.png", "c.png", "-o", "d.png"), "c.png"),
+        (("sample", "--nothing", "x"), "--nothing"),
+        (("wrong",), "wrong"),
+    ],
 )
-def test_usage_errors_exit_with_2(hdrops, arguments):
+def test_usage_errors_are_one_line_and_exit_with_2(hdrops, arguments, says):
     code, stdout, stderr = hdrops(*arguments)
     assert (code, stdout) == (2, "")
-    assert "Usage: " in stderr
-    assert "Traceback" not in stderr
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert says in stderr
+    assert "--help" in stderr
 
 
 def test_interrupt_exits_with_130(hdrops, tmp_path, frames8, monkeypatch):
