@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 
 #include "hdrops/simd/convert.h"
 
@@ -117,6 +118,7 @@ void look_up(const T* __restrict__ raw,
     index[i] = at.index;
     fraction[i] = at.fraction;
   }
+#pragma GCC unroll 8
   for (int64_t i = 0; i < n; ++i) {
     std::memcpy(pair + 2 * i, table + index[i], 2 * sizeof(T));
     asm volatile("");  // keeps the compiler from making gathers of this loop
@@ -147,13 +149,17 @@ void fuse_run(
 
 template <class In, class Out, class T>
 void fuse(const In* dark, const In* bright, int64_t n, const ImfChannel<T>& channel, Out* out) {
-  T dark_run[run_length], bright_run[run_length], out_run[run_length];
+  [[maybe_unused]] T dark_run[run_length], bright_run[run_length], out_run[run_length];
   for (int64_t begin = 0; begin < n; begin += run_length) {
     const int64_t length = std::min(run_length, n - begin);
-    load_run(dark + begin, length, dark_run);
-    load_run(bright + begin, length, bright_run);
-    fuse_run<In, Out, T>(dark_run, bright_run, length, channel, out_run);
-    store_run(out_run, length, out + begin);
+    if constexpr (std::is_same_v<In, T> && std::is_same_v<Out, T>) {
+      fuse_run<In, Out, T>(dark + begin, bright + begin, length, channel, out + begin);
+    } else {
+      load_run(dark + begin, length, dark_run);
+      load_run(bright + begin, length, bright_run);
+      fuse_run<In, Out, T>(dark_run, bright_run, length, channel, out_run);
+      store_run(out_run, length, out + begin);
+    }
   }
 }
 
