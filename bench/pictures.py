@@ -7,6 +7,7 @@ random bytes are the worst case and stand in a row of their own.
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch import Tensor
 SIZES = {"tiny": (192, 256), "1080p": (1080, 1920), "4k": (2160, 3840), "12mp": (3000, 4000)}
 SWEEP = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 100)
 TILE = 2048
-PHOTOGRAPHS = pathlib.Path(__file__).resolve().parents[2] / "shared/data/brackets/highres/library"
+DATA = os.environ.get("HDROPS_TEST_DATA", pathlib.Path(__file__).resolve().parents[2] / "shared/data")
+PHOTOGRAPHS = pathlib.Path(DATA) / "brackets/highres/library"
 
 
 def sweep_size(megapixels: float) -> tuple[int, int]:

@@ -26,7 +26,6 @@
 #include <vector>
 
 #include "hdrops/exposure_fusion_checks.h"
-#include "hdrops/imf_checks.h"
 #include "hdrops/launch.cuh"
 #include "hdrops/math/exposure_fusion.h"
 #include "hdrops/storage.cuh"

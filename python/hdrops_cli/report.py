@@ -56,7 +56,11 @@ def errors_reported(debug: bool) -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise _fail(f"{where}{error.strerror or error}", debug) from error
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
+        from hdrops.io import InputError
+
+        if not isinstance(error, InputError):
+            raise
         raise _fail(str(error), debug) from error
     except RuntimeError as error:
         if "HDROPS_CPU" not in str(error) and "not enough memory" not in str(error):

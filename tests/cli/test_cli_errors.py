@@ -178,7 +178,7 @@ def test_debug_adds_the_traceback(hdrops, tmp_path):
         (("fuse",), "images"),
         (("fuse", "a.png"), "--out"),
         (("fuse", "a.png", "-o", "b.png", "--method", "best"), "best"),
-        (("fuse", "a.png", "-o", "b.png", "--quality", "101"), "101"),
+        (("fuse", "a.png", "-o", "b.png", "--quality", "101"), "--quality"),
         (("interpolate", "a.png", "-o", "b.png"), "bright"),
         (("interpolate", "a.png", "b.png", "c.png", "-o", "d.png"), "c.png"),
         (("sample", "--nothing", "x"), "--nothing"),
@@ -204,10 +204,11 @@ def test_interrupt_exits_with_130(hdrops, tmp_path, frames8, monkeypatch):
     assert "Traceback" not in stderr
 
 
-def test_bugs_are_not_taken_for_bad_input(hdrops, tmp_path, frames8, monkeypatch):
+@pytest.mark.parametrize("kind", [AssertionError, ValueError, TypeError, RuntimeError])
+def test_bugs_are_not_taken_for_bad_input(hdrops, tmp_path, frames8, monkeypatch, kind):
     def broken(*_args, **_options):
-        raise AssertionError("a bug")
+        raise kind("a bug")
 
     monkeypatch.setattr("hdrops.io.write_image", broken)
-    with pytest.raises(AssertionError, match="a bug"):
+    with pytest.raises(kind, match="a bug"):
         hdrops("fuse", *frames8, "-o", tmp_path / "out.png")

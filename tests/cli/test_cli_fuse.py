@@ -1,16 +1,12 @@
 """hdrops fuse."""
 
-import json
-import pathlib
-
 import pytest
 import torch
+from photographs import photographs, real_brackets
 
 import hdrops as package
 from hdrops.io import read_image, write_image
 from hdrops.models import insert_exposures
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 def _codes(image):
@@ -92,11 +88,8 @@ def test_float_frames_become_a_float_picture(hdrops, tmp_path, frames_float):
 
 @pytest.mark.parametrize("name", ["villa", "land"])
 def test_real_bracket(hdrops, tmp_path, name):
-    listing = REPOSITORY.parent / "shared" / "data" / "brackets.json"
-    if not listing.exists():
-        pytest.skip("the folder of real brackets is not here")
-    entry = next(b for b in json.loads(listing.read_text()) if b["dir"] == f"brackets/misc/{name}")
-    folder = listing.parent / entry["dir"]
+    entry = real_brackets()[f"brackets/misc/{name}"]
+    folder = photographs() / entry["dir"]
     out = tmp_path / "out.png"
     code, stdout, _ = hdrops("fuse", *(folder / f for f in entry["files"]), "-o", out)
     assert code == 0

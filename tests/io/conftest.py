@@ -1,22 +1,16 @@
-import json
-import pathlib
-
 import pytest
+from photographs import photographs, real_brackets
 
 pytest.importorskip("OpenImageIO", reason="OpenImageIO is not installed")
-
-_DATA = pathlib.Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
 def data():
     """The folder of real photographs."""
-    if not (_DATA / "brackets.json").exists():
-        pytest.skip("the folder of real photographs, ../shared/data, is absent")
-    return _DATA
+    return photographs()
 
 
 @pytest.fixture(scope="session")
-def brackets(data):
+def brackets():
     """The list of real brackets, by folder."""
-    return {entry["dir"]: entry for entry in json.loads((data / "brackets.json").read_text())}
+    return real_brackets()

@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import pathlib
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from cases import FLOATS, INTERPRETING, exposure_fusion_case
+from photographs import photographs, real_brackets
 from tolerance import assert_close
 from torch import Tensor
 
 import hdrops
 
-DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
 EXPONENTS = [
     (1.0, 1.0, 1.0),
     (1.0, 1.0, 0.0),
@@ -48,11 +47,8 @@ def mertens(frames: list[np.ndarray], exponents: tuple[float, float, float]) -> 
 def frames_of(scene: str, limit: int | None = None) -> list[np.ndarray]:
     """The frames of a real bracket as OpenCV reads them: (H, W, C), blue first."""
     cv2 = pytest.importorskip("cv2")
-    index = DATA / "brackets.json"
-    if not index.exists():
-        pytest.skip("the folder of real brackets (shared/data beside the repository) is absent")
-    entry = next(e for e in json.loads(index.read_text()) if e["dir"] == f"brackets/{scene}")
-    frames = [cv2.imread(str(DATA / entry["dir"] / name)) for name in entry["files"][:limit]]
+    entry = real_brackets()[f"brackets/{scene}"]
+    frames = [cv2.imread(str(photographs() / entry["dir"] / name)) for name in entry["files"][:limit]]
     assert all(frame is not None for frame in frames)
     return frames
 
@@ -103,12 +99,11 @@ def test_equals_golden_pictures(name: str, backend: str, device: str) -> None:
     if backend != "cpp" and device == "cpu":
         pytest.skip("photographs are too large for the reference and the interpreter")
     cv2 = pytest.importorskip("cv2")
-    index = DATA / "golden" / "golden.json"
-    if not index.exists():
-        pytest.skip("the folder of golden pictures (shared/data/golden beside the repository) is absent")
-    entry = next(e for e in json.loads(index.read_text())["images"] if e["fused"] == f"{name}_mertens.png")
-    frames = [cv2.imread(str(DATA / entry["scene_dir"] / source["file"])) for source in entry["sources"]]
-    golden = bracket_of([cv2.imread(str(DATA / "golden" / entry["fused"]))])[0]
+    data = photographs()
+    listing = json.loads((data / "golden" / "golden.json").read_text())
+    entry = next(e for e in listing["images"] if e["fused"] == f"{name}_mertens.png")
+    frames = [cv2.imread(str(data / entry["scene_dir"] / source["file"])) for source in entry["sources"]]
+    golden = bracket_of([cv2.imread(str(data / "golden" / entry["fused"]))])[0]
     fused = fuse(bracket_of(frames).to(device), convention="opencv", backend=backend).cpu()
     difference = (fused.int() - golden.int()).abs()
     assert int(difference.max()) <= 1
