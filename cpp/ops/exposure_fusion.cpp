@@ -1,20 +1,22 @@
 // exposure_fusion on the CPU (Mertens, Kautz and Van Reeth, "Exposure fusion").
 //
-// Passes over one image of N, with K exposures of C channels; P is the number of pixels, levels
-// above the finest add a third:
-//   1. weights: reads K C P codes, writes K P normalised weights.
-//   2. pyramids: reads weights and codes, writes a third of K (C + 1) P values.
-//   3. collapse, coarse to fine: reads all of these and the next coarser result, writes C P results.
-//      No Laplacian pyramid is stored: a band is formed from an image row and the upward-filtered
-//      coarser one while it is blended.
-// All passes are parallel over rows, and no row depends on how rows fall to threads. The backward
-// recomputes 1 and 2.
+// Passes over one image of N, with K exposures of C channels of b bytes and P pixels:
+//   1. codes to the second level of weights and images: reads K C b P, writes K (C + 1) P / 4 values.
+//      Codes and weights of the finest level live in rings of a few rows.
+//   2. the levels above, down and up.
+//   3. the finest result: reads K C b P and the second level, writes C P results. Weights are formed
+//      again, row by row, which costs less than storing K P of them, and half the memory.
+// No Laplacian pyramid is stored: a band is formed from an image row and the upward-filtered coarser
+// one while it is blended. The passes over the finest level go down strips of columns, so that the
+// rows at work stay in the cache whatever the width. All are parallel over rows, and no row depends
+// on how rows and strips fall to threads. The backward stores the finest weights.
 
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <new>
 #include <type_traits>
 
 #include "hdrops/exposure_fusion_checks.h"
@@ -47,10 +49,14 @@ int64_t bytes_of(Storage storage) {
 
 // ---- one image ----------------------------------------------------------------------------------
 
+// `pitch` is from row to row. Tensors have none to spare, the pyramid's own rows begin with a cache
+// line.
 struct Size {
-  int64_t height, width;
-  int64_t pixels() const { return height * width; }
+  int64_t height, width, pitch;
+  int64_t pixels() const { return height * pitch; }
 };
+
+int64_t rounded_up(int64_t values) { return (values + lane - 1) / lane * lane; }
 
 // Runs body(begin, end) over rows in parallel; `work` is the cost of one row in touched values.
 template <class Body>
@@ -60,35 +66,78 @@ void over_rows(int64_t rows, int64_t work, const Body& body) {
       0, rows, std::max<int64_t>(1, grain / std::max<int64_t>(work, 1)), body);
 }
 
+// Columns of one strip.
+struct Strip {
+  int64_t begin, end;
+  int64_t width() const { return end - begin; }
+};
+
+// Strips of about equal width that cover `width` columns, each from a multiple of `lane`.
+class Strips {
+ public:
+  Strips(int64_t width, int64_t widest) : width_(width) {
+    const int64_t wanted = (width + widest - 1) / widest;
+    each_ = rounded_up((width + wanted - 1) / wanted);
+    count_ = (width + each_ - 1) / each_;
+  }
+  int64_t count() const { return count_; }
+  int64_t widest() const { return each_; }
+  Strip operator[](int64_t i) const { return {i * each_, std::min(width_, (i + 1) * each_)}; }
+
+ private:
+  int64_t width_, count_, each_;
+};
+
+// Down all strips in parallel: row(state, strip, y), with one make() state per thread; `work` is the
+// cost of one row of a strip in touched values.
+template <class Make, class Row>
+void over_strips(
+    const Strips& strips, int64_t rows, int64_t work, const Make& make, const Row& row) {
+  over_rows(strips.count() * rows, work, [&](int64_t begin, int64_t end) {
+    auto state = make();
+    for (int64_t i = begin; i < end; ++i) row(state, strips[i / rows], i % rows);
+  });
+}
+
+// Scratch that begins with a cache line.
+struct Aligned {
+  static constexpr std::align_val_t line{64};
+  void operator()(void* memory) const { operator delete[](memory, line); }
+};
 template <class T>
-std::unique_ptr<T[]> buffer(int64_t size) {
-  return std::make_unique_for_overwrite<T[]>(static_cast<size_t>(size));
+using Buffer = std::unique_ptr<T[], Aligned>;
+template <class T>
+Buffer<T> buffer(int64_t size) {
+  return Buffer<T>(static_cast<T*>(operator new[](static_cast<size_t>(size) * sizeof(T), Aligned::line)));
 }
 
 template <class T>
 class Fusion {
  public:
   Fusion(const FusionProblem& problem, Storage storage, bool backward)
-      : problem_(problem), storage_(storage), parameters_(parameters(problem, storage)) {
-    Size size{problem.h, problem.w};
+      : problem_(problem),
+        storage_(storage),
+        parameters_(parameters(problem, storage)),
+        backward_(backward) {
+    Size size{problem.h, problem.w, problem.w};
     const int32_t depth = math::pyramid_depth(problem.h, problem.w);
     for (int32_t level = 0; level <= depth; ++level) {
       sizes_.push_back(size);
       if (level == depth) break;
       steps_.emplace_back(size.height, size.width, backward);
-      size = {math::coarse_size(size.height), math::coarse_size(size.width)};
+      const int64_t width = math::coarse_size(size.width);
+      size = {math::coarse_size(size.height), width, rounded_up(width)};
     }
   }
 
   int32_t depth() const { return static_cast<int32_t>(steps_.size()); }
 
-  // Values of the pyramids of one image: weights of all levels, images and results of all but the
-  // finest.
+  // Values of the pyramids of one image: weights, images and results of all levels but the finest;
+  // for the backward also the finest weights.
   int64_t pyramid_size() const {
-    int64_t total = 0;
-    for (size_t level = 0; level < sizes_.size(); ++level) {
-      total +=
-          sizes_[level].pixels() * (problem_.k + (level > 0 ? (problem_.k + 1) * problem_.c : 0));
+    int64_t total = backward_ ? problem_.k * sizes_[0].pixels() : 0;
+    for (size_t level = 1; level < sizes_.size(); ++level) {
+      total += sizes_[level].pixels() * (problem_.k + (problem_.k + 1) * problem_.c);
     }
     return total;
   }
@@ -99,59 +148,66 @@ class Fusion {
     weights_.assign(sizes_.size(), nullptr);
     images_.assign(sizes_.size(), nullptr);
     results_.assign(sizes_.size(), nullptr);
-    for (size_t level = 0; level < sizes_.size(); ++level) {
+    for (size_t level = 1; level < sizes_.size(); ++level) {
       weights_[level] = scratch;
       scratch += problem_.k * sizes_[level].pixels();
-      if (level == 0) continue;
       images_[level] = scratch;
       scratch += problem_.k * problem_.c * sizes_[level].pixels();
       results_[level] = scratch;
       scratch += problem_.c * sizes_[level].pixels();
     }
-    weigh();
-    for (int32_t level = 0; level < depth(); ++level) descend(level);
+    if (backward_) weights_[0] = scratch;
+    if (backward_) store_weights();
+    if (depth() == 0) return;
+    descend_finest();
+    for (int32_t level = 1; level < depth(); ++level) {
+      const auto here = static_cast<size_t>(level), next = here + 1;
+      const typename Step<T>::Pair& down = steps_[here].down;
+      resample(down, problem_.k, weights_[here], level + 1, weights_[next]);
+      resample(down, problem_.k * problem_.c, images_[here], level + 1, images_[next]);
+    }
   }
 
-  // Collapses the pyramid; finish(channel, y, row) receives the rows of the result in [0, 1] units.
+  // Collapses the pyramid; finish(channel, y, columns, row) receives the results of a piece of a row,
+  // in [0, 1] units.
   template <class Finish>
   void collapse(const Finish& finish) {
-    for (int32_t level = depth(); level >= 0; --level) {
+    for (int32_t level = depth(); level > 0; --level) {
       const Size size = sizes_[static_cast<size_t>(level)];
       over_rows(size.height,
                 size.width * problem_.c * (problem_.k + 1) * 4,
                 [&](int64_t begin, int64_t end) {
-                  const Rows rows(*this, level);
-                  const auto sum = buffer<T>(size.width), coarse = buffer<T>(size.width);
+                  const auto scratch = buffer<T>(size.width);
+                  Bases bases(*this, size.width);
+                  std::vector<const T*> weights(static_cast<size_t>(problem_.k)),
+                      images(static_cast<size_t>(problem_.k));
                   for (int64_t y = begin; y < end; ++y) {
                     for (int64_t c = 0; c < problem_.c; ++c) {
-                      if (level < depth()) {
-                        filtered_row<T>(
-                            up(level), plane(results_, level + 1, c), y, rows.scratch(), sum.get());
-                      } else {
-                        std::fill_n(sum.get(), size.width, T(0));
-                      }
+                      T* sum = plane(results_, level, c) + y * size.pitch;
+                      start_sum(level, c, y, whole(level), scratch.get(), sum);
                       for (int64_t k = 0; k < problem_.k; ++k) {
-                        fusion_loops<T>().blend(weight_row(level, k, y),
-                                                rows.image(k, c, y),
-                                                band_base(level, k, c, y, rows, coarse.get()),
-                                                size.width,
-                                                sum.get());
+                        weights[static_cast<size_t>(k)] = weight_row(level, k, y);
+                        images[static_cast<size_t>(k)] =
+                            plane(images_, level, k * problem_.c + c) + y * size.pitch;
                       }
-                      if (level > 0)
-                        std::copy_n(
-                            sum.get(), size.width, plane(results_, level, c) + y * size.width);
-                      else
-                        finish(c, y, sum.get());
+                      fusion_loops<T>().blend(weights.data(),
+                                              images.data(),
+                                              T(1),
+                                              bases.rows(level, c, y, whole(level), scratch.get()),
+                                              problem_.k,
+                                              size.width,
+                                              sum);
                     }
                   }
                 });
     }
+    collapse_finest(finish);
   }
 
   // Gradient of the bracket in [0, 1] units times `unit` of the storage; `grad` is (C, H, W) in [0,
   // 1] units. `adjoint` holds adjoint_size() values.
   int64_t adjoint_size() const {
-    int64_t total = 2 * problem_.k * sizes_[0].pixels();
+    int64_t total = 2 * rounded_up(problem_.k * sizes_[0].pixels());
     for (size_t level = 1; level < sizes_.size(); ++level) {
       total += sizes_[level].pixels() * (problem_.c + problem_.k + problem_.k * problem_.c);
     }
@@ -164,7 +220,7 @@ class Fusion {
     std::vector<T*> result_grads(levels), weight_grads(levels), image_grads(levels);
     for (size_t level = 0; level < levels; ++level) {
       weight_grads[level] = adjoint;
-      adjoint += problem_.k * sizes_[level].pixels();
+      adjoint += rounded_up(problem_.k * sizes_[level].pixels());
       if (level == 0) continue;
       result_grads[level] = adjoint;
       adjoint += problem_.c * sizes_[level].pixels();
@@ -181,7 +237,6 @@ class Fusion {
     for (int32_t level = 0; level < depth(); ++level) {
       resample(*steps_[static_cast<size_t>(level)].up_adjoint,
                problem_.c,
-               sizes_[static_cast<size_t>(level)].pixels(),
                level == 0 ? grad : result_grads[static_cast<size_t>(level)],
                level + 1,
                result_grads[static_cast<size_t>(level) + 1]);
@@ -197,24 +252,33 @@ class Fusion {
                   const auto coarse = buffer<T>(size.width);
                   for (int64_t y = begin; y < end; ++y) {
                     for (int64_t k = 0; k < problem_.k; ++k) {
-                      T* weight_grad = plane(weight_grads, level, k) + y * size.width;
+                      T* weight_grad = plane(weight_grads, level, k) + y * size.pitch;
                       if (level < depth()) {
                         filtered_row<T>(*steps_[static_cast<size_t>(level)].down_adjoint,
                                         plane(weight_grads, level + 1, k),
+                                        sizes_[static_cast<size_t>(level) + 1].pitch,
                                         y,
+                                        0,
+                                        size.width,
                                         rows.scratch(),
                                         weight_grad);
                       } else {
                         std::fill_n(weight_grad, size.width, T(0));
                       }
                       for (int64_t c = 0; c < problem_.c; ++c) {
-                        fusion_loops<T>().blend(result_grad(level, c) + y * size.width,
-                                                rows.image(k, c, y),
-                                                band_base(level, k, c, y, rows, coarse.get()),
+                        const T* const upstream = result_grad(level, c) + y * size.pitch;
+                        const T* const image = rows.image(k, c, y);
+                        const T* const base = band_base(
+                            level, k * problem_.c + c, y, whole(level), rows.scratch(), coarse.get());
+                        fusion_loops<T>().blend(&upstream,
+                                                &image,
+                                                T(1),
+                                                base == nullptr ? nullptr : &base,
+                                                1,
                                                 size.width,
                                                 weight_grad);
                         if (level > 0) {
-                          T* to = plane(image_grads, level, k * problem_.c + c) + y * size.width;
+                          T* to = plane(image_grads, level, k * problem_.c + c) + y * size.pitch;
                           image_grad_row(
                               level, k, c, y, result_grad, image_grads, rows, coarse.get(), to);
                         }
@@ -231,7 +295,8 @@ class Fusion {
     over_rows(
         size.height, size.width * problem_.k * problem_.c * 12, [&](int64_t begin, int64_t end) {
           const Rows rows(*this, 0);
-          const GreyRows greys(*this);
+          Weigher weigher(*this, size.width, 1);
+          weigher.enter(whole(0));
           const auto coarse = buffer<T>(size.width), unused = buffer<T>(size.width);
           const auto channels = buffer<T>(3 * size.width);
           T* const to[3] = {
@@ -242,7 +307,7 @@ class Fusion {
               for (int64_t c = 0; c < problem_.c; ++c) {
                 image_grad_row(0, k, c, y, result_grad, image_grads, rows, coarse.get(), to[c]);
               }
-              fusion_loops<T>().weights_grad(greys.at(k, y, y == begin),
+              fusion_loops<T>().weights_grad(weigher.around(k, y),
                                              weight_grads[0] + k * size.pixels() + y * size.width,
                                              size.width,
                                              parameters_,
@@ -292,13 +357,17 @@ class Fusion {
   }
 
   const T* weight_row(int32_t level, int64_t k, int64_t y) const {
-    return plane(weights_, level, k) + y * sizes_[static_cast<size_t>(level)].width;
+    return plane(weights_, level, k) + y * sizes_[static_cast<size_t>(level)].pitch;
   }
 
-  void load(int64_t k, int64_t c, int64_t y, T scale, T* out) const {
-    const int64_t offset =
-        ((k * problem_.c + c) * problem_.h + y) * problem_.w * bytes_of(storage_);
-    fusion_loops<T>().load(bracket_ + offset, storage_, problem_.w, scale, out);
+  Strip whole(int32_t level) const { return {0, sizes_[static_cast<size_t>(level)].width}; }
+
+  void load(int64_t k, int64_t c, int64_t y, Strip columns, T scale, T* out) const {
+    const int64_t at = ((k * problem_.c + c) * problem_.h + y) * problem_.w + columns.begin;
+    const int64_t bytes = bytes_of(storage_);
+    const char* const row = bracket_ + at * bytes;
+    if (y + 1 < problem_.h) prefetch<0>(row + problem_.w * bytes, columns.width() * bytes);
+    fusion_loops<T>().load(row, storage_, columns.width(), scale, out);
   }
 
   // Image rows of one level in [0, 1] units; those of the finest are loaded from the bracket when
@@ -314,9 +383,9 @@ class Fusion {
     const T* image(int64_t k, int64_t c, int64_t y) const {
       if (level_ > 0) {
         return fusion_.plane(fusion_.images_, level_, k * fusion_.problem_.c + c) +
-               y * fusion_.sizes_[static_cast<size_t>(level_)].width;
+               y * fusion_.sizes_[static_cast<size_t>(level_)].pitch;
       }
-      fusion_.load(k, c, y, fusion_.parameters_.unit, row_.get());
+      fusion_.load(k, c, y, fusion_.whole(0), fusion_.parameters_.unit, row_.get());
       return row_.get();
     }
 
@@ -325,81 +394,286 @@ class Fusion {
    private:
     const Fusion& fusion_;
     int32_t level_;
-    std::unique_ptr<T[]> row_, scratch_;
+    Buffer<T> row_, scratch_;
   };
 
-  // What is subtracted from an image row to get its band: the coarser level, filtered upward; null
-  // at the coarsest.
+  // What is subtracted from a piece of an image row to get its band: the coarser level, filtered
+  // upward; null at the coarsest.
   const T* band_base(
-      int32_t level, int64_t k, int64_t c, int64_t y, const Rows& rows, T* out) const {
+      int32_t level, int64_t image, int64_t y, Strip columns, T* scratch, T* out) const {
     if (level == depth()) return nullptr;
-    filtered_row<T>(
-        up(level), plane(images_, level + 1, k * problem_.c + c), y, rows.scratch(), out);
+    filtered_row<T>(up(level),
+                    plane(images_, level + 1, image),
+                    sizes_[static_cast<size_t>(level) + 1].pitch,
+                    y,
+                    columns.begin,
+                    columns.end,
+                    scratch,
+                    out);
     return out;
   }
 
-  // Raw rows and rolling grey rows for the weights of all exposures.
-  class GreyRows {
-   public:
-    explicit GreyRows(const Fusion& fusion)
-        : fusion_(fusion),
-          stride_(fusion.problem_.w + 2),
-          greys_(buffer<T>(fusion.problem_.k * 3 * stride_)),
-          raw_(buffer<T>(3 * fusion.problem_.w)) {}
+  // What the bands are added to: the coarser result, filtered upward; 0 at the coarsest.
+  void start_sum(
+      int32_t level, int64_t c, int64_t y, Strip columns, T* scratch, T* sum) const {
+    if (level == depth()) {
+      std::fill_n(sum, columns.width(), T(0));
+      return;
+    }
+    filtered_row<T>(up(level),
+                    plane(results_, level + 1, c),
+                    sizes_[static_cast<size_t>(level) + 1].pitch,
+                    y,
+                    columns.begin,
+                    columns.end,
+                    scratch,
+                    sum);
+  }
 
-    // Rows around y of exposure k. `fresh` loads all three grey rows; otherwise y is the successor
-    // of the last one.
-    WeightRows<T> at(int64_t k, int64_t y, bool fresh) const {
-      const int64_t height = fusion_.problem_.h;
-      if (fresh) {
-        make(k, math::mirror(y - 1, height), y - 1);
-        make(k, y, y);
+  // The bases of one channel's bands, a row for every exposure.
+  class Bases {
+   public:
+    Bases(const Fusion& fusion, int64_t widest)
+        : fusion_(fusion),
+          stride_(rounded_up(widest)),
+          values_(buffer<T>(fusion.problem_.k * stride_)),
+          rows_(static_cast<size_t>(fusion.problem_.k)) {}
+
+    // Null at the coarsest level.
+    const T* const* rows(int32_t level, int64_t c, int64_t y, Strip columns, T* scratch) {
+      if (level == fusion_.depth()) return nullptr;
+      for (int64_t k = 0; k < fusion_.problem_.k; ++k) {
+        rows_[static_cast<size_t>(k)] = fusion_.band_base(level,
+                                                          k * fusion_.problem_.c + c,
+                                                          y,
+                                                          columns,
+                                                          scratch,
+                                                          values_.get() + k * stride_);
       }
-      make(k, math::mirror(y + 1, height), y + 1);
-      WeightRows<T> rows{slot(k, y - 1), slot(k, y), slot(k, y + 1), {}, fusion_.problem_.c};
-      load(k, y);
-      for (int64_t c = 0; c < 3; ++c) rows.channels[c] = raw_.get() + c * fusion_.problem_.w;
-      return rows;
+      return rows_.data();
     }
 
    private:
-    T* slot(int64_t k, int64_t y) const {
-      return greys_.get() + (k * 3 + (y + 3) % 3) * stride_ + 1;
+    const Fusion& fusion_;
+    int64_t stride_;
+    Buffer<T> values_;
+    std::vector<const T*> rows_;
+  };
+
+  // The weights of all exposures down one strip of columns, formed row by row in rising order. The
+  // last `held` rows of weights and of raw values stay valid.
+  class Weigher {
+   public:
+    Weigher(const Fusion& fusion, int64_t widest, int64_t held)
+        : fusion_(fusion),
+          stride_(rounded_up(widest) + 2 * lane),
+          held_(held),
+          raw_held_(raw_rows(held)),
+          raw_(buffer<T>(fusion.problem_.k * fusion.problem_.c * raw_held_ * stride_)),
+          grey_(buffer<T>(fusion.problem_.k * 3 * stride_)),
+          weights_(buffer<T>(fusion.problem_.k * held * stride_)),
+          loaded_(static_cast<size_t>(fusion.problem_.k * 3)),
+          weighed_(static_cast<size_t>(held)),
+          rows_(static_cast<size_t>(fusion.problem_.k)) {}
+
+    // A row's weights take the raw values of the row below, too.
+    static int64_t raw_rows(int64_t held) { return std::max<int64_t>(3, held + 1); }
+
+    // Values per column of all rings.
+    static int64_t values(const Fusion& fusion, int64_t held) {
+      return fusion.problem_.k * (raw_rows(held) * fusion.problem_.c + 3 + held);
     }
 
-    void load(int64_t k, int64_t y) const {
-      for (int64_t c = 0; c < fusion_.problem_.c; ++c) {
-        fusion_.load(k, c, y, T(1), raw_.get() + c * fusion_.problem_.w);
+    void enter(Strip strip) {
+      if (strip.begin == strip_.begin && strip.end == strip_.end) return;
+      strip_ = strip;
+      loaded_.assign(loaded_.size(), -1);
+      weighed_.assign(weighed_.size(), -1);
+    }
+
+    // Makes the normalised weights of row y.
+    void weigh(int64_t y) {
+      const int64_t slot = y % held_;
+      if (weighed_[static_cast<size_t>(slot)] == y) return;
+      for (int64_t k = 0; k < fusion_.problem_.k; ++k) {
+        rows_[static_cast<size_t>(k)] = weight_ring(k) + slot * stride_;
+        unnormalised(k, y, rows_[static_cast<size_t>(k)]);
       }
+      fusion_loops<T>().normalise(rows_.data(), fusion_.problem_.k, strip_.width());
+      weighed_[static_cast<size_t>(slot)] = y;
     }
 
-    void make(int64_t k, int64_t from, int64_t to) const {
-      load(k, from);
-      const int64_t width = fusion_.problem_.w;
-      const T* const channels[3] = {raw_.get(), raw_.get() + width, raw_.get() + 2 * width};
-      fusion_loops<T>().grey(channels, fusion_.problem_.c, width, fusion_.parameters_, slot(k, to));
+    // Rings of rows stride() apart, row y in place y % held, or y % raw_rows(held).
+    T* weight_ring(int64_t k) const { return weights_.get() + k * held_ * stride_; }
+    T* raw_ring(int64_t image) const { return raw_.get() + image * raw_held_ * stride_ + lane; }
+    int64_t stride() const { return stride_; }
+
+    void unnormalised(int64_t k, int64_t y, T* out) {
+      fusion_loops<T>().weights(around(k, y), strip_.width(), fusion_.parameters_, out);
+    }
+
+    // The rows that the weights of row y rest on, and its raw values.
+    WeightRows<T> around(int64_t k, int64_t y) {
+      const int64_t above = math::mirror(y - 1, fusion_.problem_.h),
+                    below = math::mirror(y + 1, fusion_.problem_.h);
+      WeightRows<T> rows{make(k, above), make(k, y), make(k, below), {}, fusion_.problem_.c};
+      for (int64_t c = 0; c < fusion_.problem_.c; ++c) rows.channels[c] = raw(k, c, y);
+      return rows;
+    }
+
+    T* raw(int64_t k, int64_t c, int64_t y) const {
+      return raw_ring(k * fusion_.problem_.c + c) + y % raw_held_ * stride_;
+    }
+
+   private:
+    // Grey of row y, readable one sample to either side of the strip.
+    const T* make(int64_t k, int64_t y) {
+      T* const grey = grey_.get() + (k * 3 + y % 3) * stride_ + lane;
+      int64_t& loaded = loaded_[static_cast<size_t>(k * 3 + y % 3)];
+      if (loaded == y) return grey;
+      loaded = y;
+      const int64_t width = fusion_.problem_.w, n = strip_.width();
+      // One sample to either side, and as many more as keep the rows at whole cache lines.
+      const int64_t left = std::min(lane, strip_.begin),
+                    right = std::min(lane, width - strip_.end);
+      const Strip wide{strip_.begin - left, strip_.end + right};
+      const T* channels[3] = {};
+      for (int64_t c = 0; c < fusion_.problem_.c; ++c) {
+        fusion_.load(k, c, y, wide, T(1), raw(k, c, y) - left);
+        channels[c] = raw(k, c, y) - left;
+      }
+      fusion_loops<T>().grey(
+          channels, fusion_.problem_.c, wide.width(), fusion_.parameters_, grey - left);
+      if (left == 0) grey[-1] = grey[math::mirror(-1, width)];
+      if (right == 0) grey[n] = grey[math::mirror(width, width) - strip_.begin];
+      return grey;
     }
 
     const Fusion& fusion_;
-    int64_t stride_;
-    std::unique_ptr<T[]> greys_, raw_;
+    int64_t stride_, held_, raw_held_;
+    Strip strip_{0, 0};
+    Buffer<T> raw_, grey_, weights_;
+    std::vector<int64_t> loaded_, weighed_;
+    std::vector<T*> rows_;
   };
 
-  void weigh() {
-    const Size size = sizes_[0];
-    over_rows(
-        size.height, size.width * problem_.k * problem_.c * 8, [&](int64_t begin, int64_t end) {
-          const GreyRows greys(*this);
-          std::vector<T*> rows(static_cast<size_t>(problem_.k));
-          for (int64_t y = begin; y < end; ++y) {
-            for (int64_t k = 0; k < problem_.k; ++k) {
-              rows[static_cast<size_t>(k)] = plane(weights_, 0, k) + y * size.width;
-              fusion_loops<T>().weights(greys.at(k, y, y == begin),
-                                        size.width,
-                                        parameters_,
-                                        rows[static_cast<size_t>(k)]);
-            }
-            fusion_loops<T>().normalise(rows.data(), problem_.k, size.width);
+  // Strips of columns of the finest level whose rows at work fit in the cache.
+  Strips strips(int64_t width, int64_t values_per_column) const {
+    constexpr int64_t cache = 512 << 10;
+    constexpr int64_t narrowest = 256;
+    const int64_t values = cache / static_cast<int64_t>(sizeof(T));
+    return {width, std::max(narrowest, values / values_per_column)};
+  }
+
+  void store_weights() {
+    const Strips all = strips(problem_.w, Weigher::values(*this, 1));
+    over_strips(
+        all,
+        problem_.h,
+        all.widest() * problem_.k * problem_.c * 8,
+        [&] { return Weigher(*this, all.widest(), 1); },
+        [&](Weigher& weigher, Strip strip, int64_t y) {
+          weigher.enter(strip);
+          weigher.weigh(y);
+          for (int64_t k = 0; k < problem_.k; ++k) {
+            std::copy_n(weigher.weight_ring(k),
+                        strip.width(),
+                        plane(weights_, 0, k) + y * problem_.w + strip.begin);
+          }
+        });
+  }
+
+  // Weights and images of the second level, from codes.
+  void descend_finest() {
+    constexpr int64_t held = 5;
+    const Size size = sizes_[1];
+    const typename Step<T>::Pair& down = steps_[0].down;
+    const AxisFilter<T> rows = down.rows.view(), columns = down.columns.view();
+    const Strips all = strips(size.width, 2 * Weigher::values(*this, held));
+    const int64_t widest = columns.needed_most(all.widest());
+    struct State {
+      Weigher weigher;
+      Buffer<T> combined;
+    };
+    over_strips(
+        all,
+        size.height,
+        all.widest() * problem_.k * problem_.c * 48,
+        [&] { return State{Weigher(*this, widest, held), buffer<T>(widest)}; },
+        [&](State& state, Strip strip, int64_t y) {
+          Weigher& weigher = state.weigher;
+          const auto [from, to] = columns.needed(strip.begin, strip.end);
+          weigher.enter({from, to});
+          // The rows under the filter, of which some may be mirrored, are consecutive.
+          const Tap<T>* const taps = rows.taps + rows.begin[y];
+          const int64_t count = rows.begin[y + 1] - rows.begin[y];
+          std::array<Tap<T>, 5> of_weights, of_images;
+          int64_t first = problem_.h;
+          for (int64_t t = 0; t < count; ++t) {
+            const auto [index, weight] = taps[t];
+            of_weights[static_cast<size_t>(t)] = {index % held, weight};
+            of_images[static_cast<size_t>(t)] = {index % Weigher::raw_rows(held),
+                                                 weight * parameters_.unit};
+            first = std::min(first, index);
+          }
+          for (int64_t row = first; row < first + count; ++row) weigher.weigh(row);
+
+          const auto shrink = [&](const T* ring, const std::array<Tap<T>, 5>& here, T* plane) {
+            T* const out = plane + y * size.pitch;
+            fusion_loops<T>().combine(
+                ring, weigher.stride(), here.data(), count, to - from, state.combined.get());
+            fusion_loops<T>().filter(
+                columns, state.combined.get() - from, strip.begin, strip.end, out);
+            if (y + 1 < size.height)
+              prefetch<1>(out + size.pitch + strip.begin, strip.width());
+          };
+          for (int64_t k = 0; k < problem_.k; ++k) {
+            shrink(weigher.weight_ring(k), of_weights, plane(weights_, 1, k));
+            for (int64_t image = k * problem_.c; image < (k + 1) * problem_.c; ++image)
+              shrink(weigher.raw_ring(image), of_images, plane(images_, 1, image));
+          }
+        });
+  }
+
+  template <class Finish>
+  void collapse_finest(const Finish& finish) {
+    const Strips all = strips(problem_.w, Weigher::values(*this, 1) + problem_.k + 2);
+    struct State {
+      Weigher weigher;
+      Bases bases;
+      Buffer<T> sum, scratch;
+      std::vector<const T*> weights, images;
+    };
+    const auto k_count = static_cast<size_t>(problem_.k);
+    over_strips(
+        all,
+        problem_.h,
+        all.widest() * problem_.k * problem_.c * 12,
+        [&] {
+          return State{Weigher(*this, all.widest(), 1),
+                       Bases(*this, all.widest()),
+                       buffer<T>(all.widest()),
+                       buffer<T>(all.widest() + 2 * lane),
+                       std::vector<const T*>(k_count),
+                       std::vector<const T*>(k_count)};
+        },
+        [&](State& state, Strip strip, int64_t y) {
+          state.weigher.enter(strip);
+          state.weigher.weigh(y);
+          for (size_t k = 0; k < k_count; ++k)
+            state.weights[k] = state.weigher.weight_ring(static_cast<int64_t>(k));
+          for (int64_t c = 0; c < problem_.c; ++c) {
+            start_sum(0, c, y, strip, state.scratch.get(), state.sum.get());
+            for (size_t k = 0; k < k_count; ++k)
+              state.images[k] = state.weigher.raw(static_cast<int64_t>(k), c, y);
+            fusion_loops<T>().blend(state.weights.data(),
+                                    state.images.data(),
+                                    parameters_.unit,
+                                    state.bases.rows(0, c, y, strip, state.scratch.get()),
+                                    problem_.k,
+                                    strip.width(),
+                                    state.sum.get());
+            finish(c, y, strip, state.sum.get());
           }
         });
   }
@@ -410,7 +684,8 @@ class Fusion {
     const Size size = sizes_[0];
     over_rows(
         size.height, size.width * problem_.k * problem_.c * 12, [&](int64_t begin, int64_t end) {
-          const GreyRows greys(*this);
+          Weigher weigher(*this, size.width, 1);
+          weigher.enter(whole(0));
           const auto unnormalised = buffer<T>(problem_.k * size.width);
           const auto unused = buffer<T>(3 * size.width);
           T* const discard[3] = {
@@ -423,13 +698,13 @@ class Fusion {
             // hand.
             for (int64_t k = 0; k < problem_.k; ++k) {
               T* to = unnormalised.get() + k * size.width;
-              fusion_loops<T>().weights(greys.at(k, y, y == begin), size.width, parameters_, to);
+              weigher.unnormalised(k, y, to);
               weights[static_cast<size_t>(k)] = to;
               grads[static_cast<size_t>(k)] = weight_grads + k * size.pixels() + y * size.width;
             }
             fusion_loops<T>().normalise_grad(weights.data(), grads.data(), problem_.k, size.width);
             for (int64_t k = 0; k < problem_.k; ++k) {
-              fusion_loops<T>().weights_grad(greys.at(k, y, false),
+              fusion_loops<T>().weights_grad(weigher.around(k, y),
                                              grads[static_cast<size_t>(k)],
                                              size.width,
                                              parameters_,
@@ -443,63 +718,24 @@ class Fusion {
   // Planes of the next coarser level from those of this one, or their adjoint counterpart.
   void resample(const typename Step<T>::Pair& filter,
                 int64_t planes,
-                int64_t from_stride,
                 const T* from,
                 int32_t to_level,
                 T* to) const {
-    const Size size = sizes_[static_cast<size_t>(to_level)];
+    const Size size = sizes_[static_cast<size_t>(to_level)],
+               from_size = sizes_[static_cast<size_t>(to_level) - 1];
     over_rows(planes * size.height, size.width * 8, [&](int64_t begin, int64_t end) {
       const auto scratch = buffer<T>(filter.columns.view().inputs);
       for (int64_t i = begin; i < end; ++i) {
         filtered_row<T>(filter,
-                        from + i / size.height * from_stride,
+                        from + i / size.height * from_size.pixels(),
+                        from_size.pitch,
                         i % size.height,
+                        0,
+                        size.width,
                         scratch.get(),
-                        to + i * size.width);
+                        to + i * size.pitch);
       }
     });
-  }
-
-  void descend(int32_t level) {
-    const auto here = static_cast<size_t>(level), next = here + 1;
-    const typename Step<T>::Pair& down = steps_[here].down;
-    const int64_t pixels = sizes_[here].pixels();
-    resample(down, problem_.k, pixels, weights_[here], level + 1, weights_[next]);
-    if (level > 0) {
-      resample(down, problem_.k * problem_.c, pixels, images_[here], level + 1, images_[next]);
-      return;
-    }
-    // From codes: the rows under the filter are loaded into a ring of five.
-    const Size size = sizes_[next];
-    over_rows(
-        problem_.k * problem_.c * size.height, problem_.w * 8, [&](int64_t begin, int64_t end) {
-          const auto ring = buffer<T>(6 * problem_.w);
-          std::array<int64_t, 5> held;
-          held.fill(-1);
-          const AxisFilter<T> rows = down.rows.view(), columns = down.columns.view();
-          for (int64_t i = begin; i < end; ++i) {
-            const int64_t image = i / size.height, y = i % size.height;
-            std::array<Tap<T>, 5> taps;
-            const int64_t first = rows.begin[y], count = rows.begin[y + 1] - first;
-            for (int64_t t = 0; t < count; ++t) {
-              const Tap<T>& tap = rows.taps[first + t];
-              const int64_t slot = tap.index % 5, key = image * problem_.h + tap.index;
-              if (held[static_cast<size_t>(slot)] != key) {
-                load(image / problem_.c,
-                     image % problem_.c,
-                     tap.index,
-                     parameters_.unit,
-                     ring.get() + slot * problem_.w);
-                held[static_cast<size_t>(slot)] = key;
-              }
-              taps[static_cast<size_t>(t)] = {slot, tap.weight};
-            }
-            T* combined = ring.get() + 5 * problem_.w;
-            fusion_loops<T>().combine(
-                ring.get(), problem_.w, taps.data(), count, problem_.w, combined);
-            fusion_loops<T>().filter(columns, combined, images_[next] + i * size.width);
-          }
-        });
   }
 
   // Gradient of row y of an image of one level: its own band, less the finer band's share, plus the
@@ -516,12 +752,18 @@ class Fusion {
                       T* out) const {
     const int64_t width = sizes_[static_cast<size_t>(level)].width;
     fusion_loops<T>().product(
-        weight_row(level, k, y), result_grad(level, c) + y * width, width, out);
+        weight_row(level, k, y),
+        result_grad(level, c) + y * sizes_[static_cast<size_t>(level)].pitch,
+        width,
+        out);
     if (level > 0) subtract_finer_band(level, k, c, y, result_grad, scratch, out);
     if (level < depth()) {
       filtered_row<T>(*steps_[static_cast<size_t>(level)].down_adjoint,
                       plane(image_grads, level + 1, k * problem_.c + c),
+                      sizes_[static_cast<size_t>(level) + 1].pitch,
                       y,
+                      0,
+                      width,
                       rows.scratch(),
                       scratch);
       fusion_loops<T>().add(scratch, T(1), width, out);
@@ -540,23 +782,25 @@ class Fusion {
     const Size finer = sizes_[static_cast<size_t>(level) - 1];
     const typename Step<T>::Pair& filter = *steps_[static_cast<size_t>(level) - 1].up_adjoint;
     const AxisFilter<T> rows = filter.rows.view();
-    const auto products = buffer<T>(finer.width), combined = buffer<T>(finer.width);
+    const auto combined = buffer<T>(finer.width);
     std::fill_n(combined.get(), finer.width, T(0));
     for (int64_t t = rows.begin[y]; t < rows.begin[y + 1]; ++t) {
       const int64_t at = rows.taps[t].index;
-      fusion_loops<T>().product(weight_row(level - 1, k, at),
-                                result_grad(level - 1, c) + at * finer.width,
-                                finer.width,
-                                products.get());
-      fusion_loops<T>().add(products.get(), rows.taps[t].weight, finer.width, combined.get());
+      fusion_loops<T>().add_products(weight_row(level - 1, k, at),
+                                     result_grad(level - 1, c) + at * finer.pitch,
+                                     rows.taps[t].weight,
+                                     finer.width,
+                                     combined.get());
     }
-    fusion_loops<T>().filter(filter.columns.view(), combined.get(), scratch);
-    fusion_loops<T>().add(scratch, T(-1), sizes_[static_cast<size_t>(level)].width, out);
+    const int64_t width = sizes_[static_cast<size_t>(level)].width;
+    fusion_loops<T>().filter(filter.columns.view(), combined.get(), 0, width, scratch);
+    fusion_loops<T>().add(scratch, T(-1), width, out);
   }
 
   FusionProblem problem_;
   Storage storage_;
   math::FusionParameters<T> parameters_;
+  bool backward_;
   std::vector<Size> sizes_;
   std::vector<Step<T>> steps_;
   const char* bracket_ = nullptr;
@@ -577,7 +821,6 @@ template <class T>
 void fuse_images(const FusionProblem& p, const Tensor& bracket, const Tensor& out) {
   const Storage in = storage_of(bracket.scalar_type()), to = storage_of(out.scalar_type());
   const int64_t image_bytes = p.k * p.c * p.h * p.w * bytes_of(in);
-  const int64_t row_bytes = p.w * bytes_of(to);
   over_images(p, [&](int64_t begin, int64_t end) {
     Fusion<T> fusion(p, in, false);
     const Tensor scratch =
@@ -585,10 +828,13 @@ void fuse_images(const FusionProblem& p, const Tensor& bracket, const Tensor& ou
     for (int64_t n = begin; n < end; ++n) {
       fusion.build(static_cast<const char*>(bracket.const_data_ptr()) + n * image_bytes,
                    scratch.mutable_data_ptr<T>());
-      fusion.collapse([&](int64_t c, int64_t y, const T* row) {
-        char* target =
-            static_cast<char*>(out.mutable_data_ptr()) + ((n * p.c + c) * p.h + y) * row_bytes;
-        fusion_loops<T>().store(row, to, p.w, !p.opencv, target);
+      fusion.collapse([&](int64_t c, int64_t y, Strip columns, const T* row) {
+        const int64_t at = ((n * p.c + c) * p.h + y) * p.w + columns.begin;
+        fusion_loops<T>().store(row,
+                                to,
+                                columns.width(),
+                                !p.opencv,
+                                static_cast<char*>(out.mutable_data_ptr()) + at * bytes_of(to));
       });
     }
   });
@@ -650,9 +896,9 @@ void backward_images(const FusionProblem& p,
       if (p.opencv) {
         std::copy_n(from, p.c * pixels, upstream);
       } else {
-        fusion.collapse([&](int64_t c, int64_t y, const T* row) {
-          const int64_t at = c * pixels + y * p.w;
-          for (int64_t x = 0; x < p.w; ++x) {
+        fusion.collapse([&](int64_t c, int64_t y, Strip columns, const T* row) {
+          const int64_t at = c * pixels + y * p.w + columns.begin;
+          for (int64_t x = 0; x < columns.width(); ++x) {
             upstream[at + x] = row[x] < T(0) || row[x] > T(1) ? T(0) : from[at + x];
           }
         });

@@ -1,6 +1,7 @@
 #include "hdrops/simd/exposure_fusion.h"
 
 #include <cmath>
+#include <type_traits>
 
 #include "hdrops/simd/convert.h"
 
@@ -214,8 +215,6 @@ void grey(const T* const* channels,
   } else {
     for (int64_t i = 0; i < n; ++i) to[i] = math::grey(r[i], p);
   }
-  out[-1] = out[math::mirror(-1, n)];
-  out[n] = out[math::mirror(n, n)];
 }
 
 template <class T>
@@ -228,9 +227,10 @@ void normalise(T* const* rows, int64_t k, int64_t n) {
     for (int64_t j = 1; j < k; ++j) {
       for (int64_t i = 0; i < length; ++i) sum[i] += rows[j][begin + i];
     }
+    for (int64_t i = 0; i < length; ++i) sum[i] = T(1) / sum[i];
     for (int64_t j = 0; j < k; ++j) {
       T* row = rows[j] + begin;
-      for (int64_t i = 0; i < length; ++i) row[i] /= sum[i];
+      for (int64_t i = 0; i < length; ++i) row[i] *= sum[i];
     }
   }
 }
@@ -289,7 +289,11 @@ void combine(const T* plane,
 }
 
 template <class T>
-void filter(const AxisFilter<T>& f, const T* __restrict__ in, T* __restrict__ out) {
+void filter(const AxisFilter<T>& f,
+            const T* __restrict__ in,
+            int64_t begin,
+            int64_t end,
+            T* __restrict__ out) {
   const auto border = [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
       T sum = T(0);
@@ -298,40 +302,79 @@ void filter(const AxisFilter<T>& f, const T* __restrict__ in, T* __restrict__ ou
       out[i] = sum;
     }
   };
-  border(0, f.inner_begin);
+  const int64_t inner_begin = begin > f.inner_begin ? begin : f.inner_begin;
+  const int64_t inner_end = end < f.inner_end ? end : f.inner_end;
+  if (inner_begin >= inner_end) return border(begin, end);
+  border(begin, inner_begin);
+  T* __restrict__ to = out + inner_begin;
   if (f.shrink) {
     const T outer = f.gain * T(1.0 / 16), inner = f.gain * T(4.0 / 16),
             centre = f.gain * T(6.0 / 16);
-    const T* __restrict__ from = in + 2 * f.inner_begin;
-    T* __restrict__ to = out + f.inner_begin;
-    const int64_t n = f.inner_end - f.inner_begin;
+    const T* __restrict__ from = in + 2 * inner_begin;
+    const int64_t n = inner_end - inner_begin;
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; ++i) {
       const T* x = from + 2 * i;
       to[i] = math::fused(outer, x[-2] + x[2], math::fused(inner, x[-1] + x[1], centre * x[0]));
     }
   } else {
-    // inner_begin is even and the inner part holds whole pairs.
+    // Both ends of the inner part are even: it holds whole pairs.
     const T side = f.gain * T(1.0 / 8), centre = f.gain * T(6.0 / 8), half = f.gain * T(1.0 / 2);
-    const T* __restrict__ from = in + f.inner_begin / 2;
-    T* __restrict__ to = out + f.inner_begin;
-    const int64_t pairs = (f.inner_end - f.inner_begin) / 2;
+    const T* __restrict__ from = in + inner_begin / 2;
+    const int64_t pairs = (inner_end - inner_begin) / 2;
 #pragma GCC ivdep
     for (int64_t i = 0; i < pairs; ++i) {
       to[2 * i] = math::fused(side, from[i - 1] + from[i + 1], centre * from[i]);
       to[2 * i + 1] = half * (from[i] + from[i + 1]);
     }
   }
-  border(f.inner_end, f.outputs);
+  border(inner_end, end);
 }
 
 template <class T>
-void blend(const T* weight, const T* image, const T* coarse, int64_t n, T* __restrict__ sum) {
-  if (coarse == nullptr) {
-    for (int64_t i = 0; i < n; ++i) sum[i] = math::fused(weight[i], image[i], sum[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) sum[i] = math::fused(weight[i], image[i] - coarse[i], sum[i]);
-  }
+void blend(const T* const* weights,
+           const T* const* images,
+           T unit,
+           const T* const* coarse,
+           int64_t count,
+           int64_t n,
+           T* __restrict__ sum) {
+  // Several rows at a time, so that the sums stay in registers.
+  const auto some = [&](auto rows) {
+    constexpr int64_t used = decltype(rows)::value;
+    const T* weight[used];
+    const T* image[used];
+    const T* base[used] = {};
+    for (int64_t k = 0; k < used; ++k) {
+      weight[k] = weights[k];
+      image[k] = images[k];
+      if (coarse != nullptr) base[k] = coarse[k];
+    }
+    if (coarse == nullptr) {
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) {
+        T value = sum[i];
+        for (int64_t k = 0; k < used; ++k)
+          value = math::fused(weight[k][i], image[k][i] * unit, value);
+        sum[i] = value;
+      }
+    } else {
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) {
+        T value = sum[i];
+        for (int64_t k = 0; k < used; ++k)
+          value = math::fused(weight[k][i], image[k][i] * unit - base[k][i], value);
+        sum[i] = value;
+      }
+    }
+    weights += used;
+    images += used;
+    if (coarse != nullptr) coarse += used;
+    count -= used;
+  };
+  while (count >= 3) some(std::integral_constant<int64_t, 3>{});
+  if (count == 2) some(std::integral_constant<int64_t, 2>{});
+  if (count == 1) some(std::integral_constant<int64_t, 1>{});
 }
 
 // ---- backward -----------------------------------------------------------------------------------
@@ -347,16 +390,87 @@ void add(const T* a, T sign, int64_t n, T* __restrict__ out) {
 }
 
 template <class T>
+void add_products(const T* a, const T* b, T gain, int64_t n, T* __restrict__ out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = math::fused(gain, a[i] * b[i], out[i]);
+}
+
+template <class T>
 void normalise_grad(const T* const* weights, T* const* rows, int64_t k, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    T sum = T(0), mean = T(0);
+  constexpr int64_t run_length = 512;
+  T inverse[run_length], mean[run_length];
+  for (int64_t begin = 0; begin < n; begin += run_length) {
+    const int64_t length = n - begin < run_length ? n - begin : run_length;
+    for (int64_t i = 0; i < length; ++i) inverse[i] = mean[i] = T(0);
     for (int64_t j = 0; j < k; ++j) {
-      sum += weights[j][i];
-      mean += weights[j][i] * rows[j][i];
+      const T* weight = weights[j] + begin;
+      const T* row = rows[j] + begin;
+      for (int64_t i = 0; i < length; ++i) {
+        inverse[i] += weight[i];
+        mean[i] += weight[i] * row[i];
+      }
     }
-    const T inverse = T(1) / sum;
-    mean *= inverse;
-    for (int64_t j = 0; j < k; ++j) rows[j][i] = (rows[j][i] - mean) * inverse;
+    for (int64_t i = 0; i < length; ++i) {
+      inverse[i] = T(1) / inverse[i];
+      mean[i] *= inverse[i];
+    }
+    for (int64_t j = 0; j < k; ++j) {
+      T* row = rows[j] + begin;
+      for (int64_t i = 0; i < length; ++i) row[i] = (row[i] - mean[i]) * inverse[i];
+    }
+  }
+}
+
+// `unit`: the exponents of contrast and saturation are 1.
+template <class T, bool unit, int channels, bool opencv>
+void weights_grad_as(const WeightRows<T>& rows,
+                     const T* __restrict__ grad,
+                     int64_t n,
+                     const math::FusionParameters<T>& parameters,
+                     T* const* channels_grad,
+                     T* __restrict__ laplacian_grad) {
+  math::FusionParameters<T> p = parameters;
+  p.opencv = opencv;
+  const T* __restrict__ above = rows.grey_above;
+  const T* __restrict__ centre = rows.grey;
+  const T* __restrict__ below = rows.grey_below;
+  const T* __restrict__ raw[3] = {rows.channels[0], rows.channels[1], rows.channels[2]};
+  T* __restrict__ to[3] = {channels_grad[0], channels_grad[1], channels_grad[2]};
+  const T contrast_unit = math::contrast_unit(channels, p);
+  const T falloff = -p.exposedness / static_cast<T>(math::fusion_two_sigma_squared);
+  const bool exposed = p.exposedness != T(0);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    const T lap = math::laplacian(above[i], centre[i - 1], centre[i], centre[i + 1], below[i]);
+    const T contrast = std::fabs(lap) * contrast_unit;
+    T x[3];
+    T distance = T(0);
+    for (int c = 0; c < channels; ++c) {
+      x[c] = raw[c][i] * p.unit;
+      distance += (x[c] - T(0.5)) * (x[c] - T(0.5));
+    }
+    const T by_contrast = unit ? contrast : math::power(contrast, p.contrast);
+    const T contrast_slope = unit ? T(1) : math::power_slope(contrast, p.contrast);
+    T saturation = T(0), by_saturation = T(1), saturation_slope = T(0);
+    if constexpr (channels == 3) {
+      saturation = math::colourfulness(raw[0][i], raw[1][i], raw[2][i], p);
+      by_saturation = unit ? saturation : math::power(saturation, p.saturation);
+      saturation_slope = unit ? T(1) : math::power_slope(saturation, p.saturation);
+    }
+    const T exponential = exp_negative(falloff * distance);
+    const T by_exposedness = exposed ? exponential : T(1);
+    const T sign = lap > T(0) ? T(1) : lap < T(0) ? T(-1) : T(0);
+    laplacian_grad[i] =
+        grad[i] * by_saturation * by_exposedness * contrast_slope * contrast_unit * sign;
+    const T of_saturation = grad[i] * by_contrast * by_exposedness * saturation_slope;
+    const T of_distance = grad[i] * by_contrast * by_saturation * by_exposedness * falloff;
+    for (int c = 0; c < channels; ++c) {
+      T part = of_distance * T(2) * (x[c] - T(0.5));
+      if constexpr (channels == 3) {
+        part += of_saturation *
+                math::colourfulness_slope(x[c], x[(c + 1) % 3], x[(c + 2) % 3], saturation, opencv);
+      }
+      to[c][i] += part;
+    }
   }
 }
 
@@ -367,49 +481,29 @@ void weights_grad(const WeightRows<T>& rows,
                   const math::FusionParameters<T>& p,
                   T* const* channels_grad,
                   T* laplacian_grad) {
-  const T contrast_unit = math::contrast_unit(rows.count, p);
-  const T falloff = -p.exposedness / static_cast<T>(math::fusion_two_sigma_squared);
-  for (int64_t i = 0; i < n; ++i) {
-    const T lap = math::laplacian(
-        rows.grey_above[i], rows.grey[i - 1], rows.grey[i], rows.grey[i + 1], rows.grey_below[i]);
-    const T contrast = std::fabs(lap) * contrast_unit;
-    T x[3];
-    T distance = T(0);
-    for (int64_t c = 0; c < rows.count; ++c) {
-      x[c] = rows.channels[c][i] * p.unit;
-      distance += (x[c] - T(0.5)) * (x[c] - T(0.5));
-    }
-    const bool colour = rows.count == 3;
-    const T saturation =
-        colour
-            ? math::colourfulness(rows.channels[0][i], rows.channels[1][i], rows.channels[2][i], p)
-            : T(0);
-    const T by_contrast = math::power(contrast, p.contrast);
-    const T by_saturation = colour ? math::power(saturation, p.saturation) : T(1);
-    const T by_exposedness = p.exposedness != T(0) ? exp_negative(falloff * distance) : T(1);
-    const T sign = lap > T(0) ? T(1) : lap < T(0) ? T(-1) : T(0);
-    laplacian_grad[i] = grad[i] * by_saturation * by_exposedness *
-                        math::power_slope(contrast, p.contrast) * contrast_unit * sign;
-    const T of_saturation = colour ? grad[i] * by_contrast * by_exposedness *
-                                         math::power_slope(saturation, p.saturation)
-                                   : T(0);
-    const T of_distance = grad[i] * by_contrast * by_saturation * by_exposedness * falloff;
-    for (int64_t c = 0; c < rows.count; ++c) {
-      T part = of_distance * T(2) * (x[c] - T(0.5));
-      if (colour) {
-        part += of_saturation * math::colourfulness_slope(
-                                    x[c], x[(c + 1) % 3], x[(c + 2) % 3], saturation, p.opencv);
-      }
-      channels_grad[c][i] += part;
-    }
-  }
+  const auto with_convention = [&]<bool unit, int channels>() {
+    if (p.opencv)
+      weights_grad_as<T, unit, channels, true>(rows, grad, n, p, channels_grad, laplacian_grad);
+    else
+      weights_grad_as<T, unit, channels, false>(rows, grad, n, p, channels_grad, laplacian_grad);
+  };
+  const auto with_channels = [&]<bool unit>() {
+    if (rows.count == 3)
+      with_convention.template operator()<unit, 3>();
+    else
+      with_convention.template operator()<unit, 1>();
+  };
+  if (p.contrast == T(1) && p.saturation == T(1))
+    with_channels.template operator()<true>();
+  else
+    with_channels.template operator()<false>();
 }
 
 template <class T>
-void contrast_grad(const T* above,
+void contrast_grad(const T* __restrict__ above,
                    T above_gain,
-                   const T* centre,
-                   const T* below,
+                   const T* __restrict__ centre,
+                   const T* __restrict__ below,
                    T below_gain,
                    int64_t n,
                    int64_t count,
@@ -420,17 +514,30 @@ void contrast_grad(const T* above,
   const T coefficient[3] = {count == 3 ? raw * (p.opencv ? T(0.299) : T(299)) : raw,
                             raw * (p.opencv ? T(0.587) : T(587)),
                             raw * (p.opencv ? T(0.114) : T(114))};
-  for (int64_t i = 0; i < n; ++i) {
-    // A mirrored border hands the share of the sample outside to the second one: it counts twice
-    // there.
+  const auto add = [&](int64_t i, T sideways) {
+    const T sum =
+        above_gain * above[i] + below_gain * below[i] + sideways - T(4) * centre[i];
+    for (int64_t c = 0; c < count; ++c) channels_grad[c][i] += coefficient[c] * sum;
+  };
+  // A mirrored border hands the share of the sample outside to the second one, which counts twice
+  // there.
+  const auto border = [&](int64_t i) {
     const T left = i > 0 ? (i == 1 ? T(2) : T(1)) * centre[i - 1] : T(0);
     const T right = i + 1 < n ? (i == n - 2 ? T(2) : T(1)) * centre[i + 1] : T(0);
-    const T single = n == 1 ? T(2) * centre[i] : T(0);
-    const T vertical = (above_gain != T(0) ? above_gain * above[i] : T(0)) +
-                       (below_gain != T(0) ? below_gain * below[i] : T(0));
-    const T sum = vertical + left + right + single - T(4) * centre[i];
-    for (int64_t c = 0; c < count; ++c) channels_grad[c][i] += coefficient[c] * sum;
+    add(i, n == 1 ? T(2) * centre[i] : left + right);
+  };
+  const int64_t inner_begin = n < 2 ? n : 2, inner_end = n - 2 > inner_begin ? n - 2 : inner_begin;
+  for (int64_t i = 0; i < inner_begin; ++i) border(i);
+  for (int64_t c = 0; c < count; ++c) {
+    T* __restrict__ to = channels_grad[c];
+    const T factor = coefficient[c];
+    for (int64_t i = inner_begin; i < inner_end; ++i) {
+      const T sum = above_gain * above[i] + below_gain * below[i] +
+                    (centre[i - 1] + centre[i + 1]) - T(4) * centre[i];
+      to[i] += factor * sum;
+    }
   }
+  for (int64_t i = inner_end; i < n; ++i) border(i);
 }
 
 template <class T>
@@ -446,6 +553,7 @@ constexpr FusionLoops<T> make_loops() {
       .blend = blend<T>,
       .product = product<T>,
       .add = add<T>,
+      .add_products = add_products<T>,
       .normalise_grad = normalise_grad<T>,
       .weights_grad = weights_grad<T>,
       .contrast_grad = contrast_grad<T>,

@@ -101,31 +101,29 @@ void histogram_u16(const uint16_t* codes, int64_t n, int64_t* counts) {
 
 // ---- fusion, pixel by pixel ---------------------------------------------------------------------
 
-// Values of one run in a table that is interpolated linearly; `step` is table entries per raw unit.
-// The entries are fetched one pixel at a time, both neighbours in one load: that beats the gather
+// Positions of one run in a table and both neighbours' entries there; `step` is table entries per
+// raw unit. The entries are fetched one pixel at a time, both in one load: that beats the gather
 // instructions, which fetch them singly.
 template <class T>
-void look_up(const T* __restrict__ raw,
-             int64_t n,
-             T step,
-             const T* table,
-             int32_t levels,
-             T* __restrict__ value) {
+struct LookUp {
   int32_t index[run_length];
   T fraction[run_length], pair[2 * run_length];
-  for (int64_t i = 0; i < n; ++i) {
-    const auto at = math::table_position(raw[i] * step, levels);
-    index[i] = at.index;
-    fraction[i] = at.fraction;
-  }
+
+  void fetch(const T* __restrict__ raw, int64_t n, T step, const T* table, int32_t levels) {
+    for (int64_t i = 0; i < n; ++i) {
+      const auto at = math::table_position(raw[i] * step, levels);
+      index[i] = at.index;
+      fraction[i] = at.fraction;
+    }
 #pragma GCC unroll 8
-  for (int64_t i = 0; i < n; ++i) {
-    std::memcpy(pair + 2 * i, table + index[i], 2 * sizeof(T));
-    asm volatile("");  // keeps the compiler from making gathers of this loop
+    for (int64_t i = 0; i < n; ++i) {
+      std::memcpy(pair + 2 * i, table + index[i], 2 * sizeof(T));
+      asm volatile("");  // keeps the compiler from making gathers of this loop
+    }
   }
-  for (int64_t i = 0; i < n; ++i)
-    value[i] = pair[2 * i] + fraction[i] * (pair[2 * i + 1] - pair[2 * i]);
-}
+  T slope(int64_t i) const { return pair[2 * i + 1] - pair[2 * i]; }
+  T value(int64_t i) const { return pair[2 * i] + fraction[i] * slope(i); }
+};
 
 // One run in arithmetic units: `dark` and `bright` are raw values, `out` is in units of the storage
 // type Out.
@@ -136,14 +134,14 @@ void fuse_run(
   const T step_bright = static_cast<T>(channel.levels_bright - 1) / static_cast<T>(full_scale<In>);
   constexpr T units = static_cast<T>(full_scale<Out> / 255.0);
   const math::Ramp<T> low = channel.low, high = channel.high;
-  T value_dark[run_length], value_bright[run_length];
-  look_up(dark, n, step_dark, channel.dark, channel.levels_dark, value_dark);
-  look_up(bright, n, step_bright, channel.bright, channel.levels_bright, value_bright);
+  LookUp<T> at_dark, at_bright;
+  at_dark.fetch(dark, n, step_dark, channel.dark, channel.levels_dark);
+  at_bright.fetch(bright, n, step_bright, channel.bright, channel.levels_bright);
   for (int64_t i = 0; i < n; ++i) {
     out[i] = units * math::blend(math::dark_weight(dark[i] * to_code_units<In, T>, low),
-                                 value_dark[i],
+                                 at_dark.value(i),
                                  math::bright_weight(bright[i] * to_code_units<In, T>, high),
-                                 value_bright[i]);
+                                 at_bright.value(i));
   }
 }
 
@@ -163,51 +161,83 @@ void fuse(const In* dark, const In* bright, int64_t n, const ImfChannel<T>& chan
   }
 }
 
+// Adds a run's gradients of the values to those of the table entries that they interpolate.
+template <class T>
+void scatter(const LookUp<T>& at, const T* value, int64_t n, T* table) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T upper = value[i] * at.fraction[i];
+    table[at.index[i]] += value[i] - upper;
+    table[at.index[i] + 1] += upper;
+  }
+}
+
+template <class In, class T>
+void backward_run(const T* grad,
+                  const T* dark,
+                  const T* bright,
+                  int64_t n,
+                  const ImfChannel<T>& c,
+                  ImfGradients<T> gradients) {
+  constexpr T code = to_code_units<In, T>;
+  const T step_dark = static_cast<T>(c.levels_dark - 1) / static_cast<T>(full_scale<In>);
+  const T step_bright = static_cast<T>(c.levels_bright - 1) / static_cast<T>(full_scale<In>);
+  const math::Ramp<T> low = c.low, high = c.high;
+  LookUp<T> at_dark, at_bright;
+  at_dark.fetch(dark, n, step_dark, c.dark, c.levels_dark);
+  at_bright.fetch(bright, n, step_bright, c.bright, c.levels_bright);
+  T value_dark[run_length], value_bright[run_length], weight_dark[run_length],
+      weight_bright[run_length];
+  for (int64_t i = 0; i < n; ++i) {
+    const auto partial = math::blend_gradient(math::dark_weight(dark[i] * code, low),
+                                              at_dark.value(i),
+                                              math::bright_weight(bright[i] * code, high),
+                                              at_bright.value(i));
+    const T upstream = grad[i] / T(255);
+    value_dark[i] = upstream * partial.value_dark;
+    value_bright[i] = upstream * partial.value_bright;
+    weight_dark[i] = upstream * partial.weight_dark;
+    weight_bright[i] = upstream * partial.weight_bright;
+  }
+  scatter(at_dark, value_dark, n, gradients.table_dark);
+  scatter(at_bright, value_bright, n, gradients.table_bright);
+  if (gradients.image_dark == nullptr) return;
+  // Inside the table the value moves with the position; outside, the position is clamped.
+  const auto inside = [](T position, int32_t levels) {
+    return position >= T(0) && position <= static_cast<T>(levels - 1);
+  };
+  for (int64_t i = 0; i < n; ++i) {
+    const T slope =
+        math::weight_slope((dark[i] * code - low.start) * low.inverse_width, low.inverse_width, T(1));
+    const T moved = inside(dark[i] * step_dark, c.levels_dark) ? at_dark.slope(i) : T(0);
+    gradients.image_dark[i] = value_dark[i] * moved * step_dark + weight_dark[i] * slope * code;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const T slope = math::weight_slope(
+        (high.end - bright[i] * code) * high.inverse_width, high.inverse_width, T(-1));
+    const T moved = inside(bright[i] * step_bright, c.levels_bright) ? at_bright.slope(i) : T(0);
+    gradients.image_bright[i] =
+        value_bright[i] * moved * step_bright + weight_bright[i] * slope * code;
+  }
+}
+
 template <class In, class T>
 void backward(const T* grad,
               const In* dark,
               const In* bright,
               int64_t n,
-              const ImfChannel<T>& c,
+              const ImfChannel<T>& channel,
               ImfGradients<T> gradients) {
-  constexpr T code = to_code_units<In, T>;
-  const T step_dark = static_cast<T>(c.levels_dark - 1) / static_cast<T>(full_scale<In>);
-  const T step_bright = static_cast<T>(c.levels_bright - 1) / static_cast<T>(full_scale<In>);
-  // A table entry inside [0, L-1] moves the value linearly; outside, the position is clamped and
-  // the image gradient 0.
-  const auto table_slope =
-      [](const T* table, int32_t levels, T position, math::TablePosition<T> at) {
-        const T slope = table[at.index + 1] - table[at.index];
-        return position >= T(0) && position <= static_cast<T>(levels - 1) ? slope : T(0);
-      };
-  for (int64_t i = 0; i < n; ++i) {
-    const T raw_dark = static_cast<T>(dark[i]);
-    const T raw_bright = static_cast<T>(bright[i]);
-    const auto at_dark = math::table_position(raw_dark * step_dark, c.levels_dark);
-    const auto at_bright = math::table_position(raw_bright * step_bright, c.levels_bright);
-    const auto partial = math::blend_gradient(math::dark_weight(raw_dark * code, c.low),
-                                              math::interpolate(c.dark, at_dark),
-                                              math::bright_weight(raw_bright * code, c.high),
-                                              math::interpolate(c.bright, at_bright));
-    const T upstream = grad[i] / T(255);
-    const T value_dark = upstream * partial.value_dark;
-    const T value_bright = upstream * partial.value_bright;
-    gradients.table_dark[at_dark.index] += value_dark * (T(1) - at_dark.fraction);
-    gradients.table_dark[at_dark.index + 1] += value_dark * at_dark.fraction;
-    gradients.table_bright[at_bright.index] += value_bright * (T(1) - at_bright.fraction);
-    gradients.table_bright[at_bright.index + 1] += value_bright * at_bright.fraction;
-    if (gradients.image_dark == nullptr) continue;
-    const T slope_dark = math::weight_slope(
-        (raw_dark * code - c.low.start) * c.low.inverse_width, c.low.inverse_width, T(1));
-    const T slope_bright = math::weight_slope(
-        (c.high.end - raw_bright * code) * c.high.inverse_width, c.high.inverse_width, T(-1));
-    gradients.image_dark[i] =
-        value_dark * table_slope(c.dark, c.levels_dark, raw_dark * step_dark, at_dark) * step_dark +
-        upstream * partial.weight_dark * slope_dark * code;
-    gradients.image_bright[i] =
-        value_bright * table_slope(c.bright, c.levels_bright, raw_bright * step_bright, at_bright) *
-            step_bright +
-        upstream * partial.weight_bright * slope_bright * code;
+  T dark_run[run_length], bright_run[run_length];
+  for (int64_t begin = 0; begin < n; begin += run_length) {
+    const int64_t length = std::min(run_length, n - begin);
+    load_run(dark + begin, length, dark_run);
+    load_run(bright + begin, length, bright_run);
+    ImfGradients<T> here = gradients;
+    if (here.image_dark != nullptr) {
+      here.image_dark += begin;
+      here.image_bright += begin;
+    }
+    backward_run<In, T>(grad + begin, dark_run, bright_run, length, channel, here);
   }
 }
 

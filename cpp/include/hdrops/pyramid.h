@@ -130,15 +130,38 @@ struct Step {
   }
 };
 
-// Row y of a filtered plane: down the columns, then along the row. `scratch` holds one input row.
+// Fetches what the next row will need: rows are too far apart for the processor to foresee. `write`
+// is 1 for a row that will be written.
+template <int write, class T>
+void prefetch(const T* row, int64_t n) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < n; i += line) __builtin_prefetch(row + i, write);
+}
+
+// Samples begin..end of row y of a filtered plane: down the columns, then along the row. `scratch`
+// holds one input row, `pitch` is from row to row of the plane. `begin` is even where the filter
+// grows.
 template <class T>
-void filtered_row(
-    const typename Step<T>::Pair& filter, const T* plane, int64_t y, T* scratch, T* out) {
+void filtered_row(const typename Step<T>::Pair& filter,
+                  const T* plane,
+                  int64_t pitch,
+                  int64_t y,
+                  int64_t begin,
+                  int64_t end,
+                  T* scratch,
+                  T* out) {
   const AxisFilter<T> rows = filter.rows.view(), columns = filter.columns.view();
+  const auto [from, to] = columns.needed(begin, end);
   const int64_t first = rows.begin[y];
-  fusion_loops<T>().combine(
-      plane, columns.inputs, rows.taps + first, rows.begin[y + 1] - first, columns.inputs, scratch);
-  fusion_loops<T>().filter(columns, scratch, out);
+  fusion_loops<T>().combine(plane + from,
+                            pitch,
+                            rows.taps + first,
+                            rows.begin[y + 1] - first,
+                            to - from,
+                            scratch);
+  fusion_loops<T>().filter(columns, scratch - from, begin, end, out - begin);
+  const int64_t next = rows.taps[rows.begin[y + 1] - 1].index + 1;
+  if (next < rows.inputs) prefetch<0>(plane + next * pitch + from, to - from);
 }
 
 }  // namespace hdrops

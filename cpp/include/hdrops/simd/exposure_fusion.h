@@ -19,6 +19,14 @@ struct Tap {
   T weight;
 };
 
+// Rows and strips begin at multiples of this: loads and stores of whole cache lines.
+constexpr int64_t lane = 16;
+
+// Samples begin to end - 1.
+struct Range {
+  int64_t begin, end;
+};
+
 // A linear map along one axis, sparse by output sample: taps[begin[i]] to taps[begin[i + 1]].
 // Between inner_begin and inner_end (output samples) it is the plain binomial filter: `shrink` of
 // inputs 2 i - 2 to 2 i + 2, or `grow` of inputs i / 2 - 1 to i / 2 + 1, times `gain`.
@@ -32,6 +40,18 @@ struct AxisFilter {
   int64_t inner_end;
   const int64_t* begin;
   const Tap<T>* taps;
+
+  // The inputs that the outputs first..last-1 rest on, from a multiple of `lane`; at most
+  // needed_most(last - first) of them.
+  Range needed(int64_t first, int64_t last) const {
+    const int64_t before = shrink ? 2 * first - 4 : first / 2 - 3;
+    const int64_t after = shrink ? 2 * last + 4 : last / 2 + 4;
+    return {before > 0 ? before / lane * lane : 0, after < inputs ? after : inputs};
+  }
+  int64_t needed_most(int64_t count) const {
+    const int64_t most = (shrink ? 2 * count + 8 : count / 2 + 8) + lane;
+    return most < inputs ? most : inputs;
+  }
 };
 
 // Rows of one exposure around a pixel row: grey rows are readable one sample to either side.
@@ -52,7 +72,7 @@ struct FusionLoops {
   // to [0, 1] if asked.
   void (*store)(const T* row, Storage storage, int64_t n, bool clamp, void* out);
 
-  // grey[-1..n] of a raw row, mirrored at both ends.
+  // Grey of a raw row.
   void (*grey)(const T* const* channels,
                int64_t count,
                int64_t n,
@@ -66,14 +86,23 @@ struct FusionLoops {
   // out = sum of the rows named by the taps.
   void (*combine)(
       const T* plane, int64_t stride, const Tap<T>* taps, int64_t count, int64_t n, T* out);
-  // out = filter(in) along the row.
-  void (*filter)(const AxisFilter<T>&, const T* in, T* out);
-  // sum += weight * (image - coarse); `coarse` may be null for the coarsest level.
-  void (*blend)(const T* weight, const T* image, const T* coarse, int64_t n, T* sum);
+  // out[begin..end) = filter(in) along the row; both rows are numbered from the start of the image.
+  // Where the filter grows, begin is even.
+  void (*filter)(const AxisFilter<T>&, const T* in, int64_t begin, int64_t end, T* out);
+  // sum += weights[k] * (images[k] * unit - coarse[k]), `count` rows of each; the coarsest level has
+  // no `coarse` rows: null.
+  void (*blend)(const T* const* weights,
+                const T* const* images,
+                T unit,
+                const T* const* coarse,
+                int64_t count,
+                int64_t n,
+                T* sum);
 
-  // Backward. product: out = a * b. add: out += sign * a.
+  // Backward. product: out = a * b. add: out += sign * a. add_products: out += gain * a * b.
   void (*product)(const T* a, const T* b, int64_t n, T* out);
   void (*add)(const T* a, T sign, int64_t n, T* out);
+  void (*add_products)(const T* a, const T* b, T gain, int64_t n, T* out);
   // In: gradients of normalised weights rows[k]; out: gradients of unnormalised weights, in place.
   // `weights` are unnormalised.
   void (*normalise_grad)(const T* const* weights, T* const* rows, int64_t k, int64_t n);
