@@ -36,6 +36,11 @@ def parse_numbers(text: str | None, option: str, example: str) -> list[float] | 
     return numbers
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The images of one folder, sorted by name."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGES and p.name[0] != "." and p.is_file())
+
+
 def images_of(paths: Sequence[Path]) -> list[Path]:
     """The paths, with folders replaced by the images in them, sorted by name."""
     from hdrops.io import InputError
@@ -45,7 +50,7 @@ def images_of(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             images.append(path)
             continue
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in _IMAGES and p.name[0] != "." and p.is_file())
+        found = images_in(path)
         if not found:
             raise InputError(f"{path} is a folder without images; expected files ending in {', '.join(_IMAGES)}")
         images += found
@@ -53,22 +58,34 @@ def images_of(paths: Sequence[Path]) -> list[Path]:
 
 
 def open_bracket(images: Sequence[Path], out: Path, times: str | None, ev: str | None, least: int = 1) -> Bracket:
-    """Read a bracket of ``least`` images or more that is to become ``out``, and check that it can."""
-    from hdrops.io import InputError, check_writable, read_bracket
+    """Read a bracket of ``least`` images or more that is to become ``out``, check that it can, and voice doubts."""
+    from hdrops.io import InputError
 
     given_times = parse_numbers(times, "--times", "--times 1/60,1/15")
     given_ev = parse_numbers(ev, "--ev", "--ev -2,0,2")
     if len(images) < least:
         raise InputError(f"interpolation needs at least {least} images, got {len(images)}; add another exposure")
+    with working(f"reading {len(images)} images"):
+        bracket = read_checked(images, out, given_times, given_ev)
+    for warning in bracket.warnings:
+        warn(warning)
+    if bracket.ordered_by == "brightness" and len(images) > 1 and not bracket.warnings:
+        warn("no exposure times known, so the images are ordered by brightness; --times or --ev state an order")
+    return bracket
+
+
+def read_checked(
+    images: Sequence[Path], out: Path, times: Sequence[float] | None, ev: Sequence[float] | None
+) -> Bracket:
+    """Read a bracket that is to become ``out``, and check that it can."""
+    from hdrops.io import InputError, check_writable, read_bracket
+
     for path in images:
         if out.resolve() == path.resolve() or (out.exists() and path.exists() and out.samefile(path)):
             raise InputError(f"{out} is one of the inputs; choose another name for the result")
     check_writable(out)
-    with working(f"reading {len(images)} images"):
-        bracket = read_bracket(images, times=given_times, ev=given_ev)
+    bracket = read_bracket(images, times=times, ev=ev)
     _check_range(bracket, out)
-    if bracket.ordered_by == "brightness" and len(images) > 1:
-        warn("no exposure times known, so the images are ordered by brightness; --times or --ev state an order")
     return bracket
 
 

@@ -34,6 +34,13 @@ class Method(StrEnum):
     interpolate = "interpolate"
 
 
+class Format(StrEnum):
+    png = "png"
+    tif = "tif"
+    jpg = "jpg"
+    exr = "exr"
+
+
 class Bits(StrEnum):
     eight = "8"
     sixteen = "16"
@@ -41,8 +48,14 @@ class Bits(StrEnum):
 
 @app.command()
 def fuse(
-    images: Annotated[list[Path], typer.Argument(help="Images of the bracket, or a folder of them.")],
-    out: Out,
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Images of the bracket, or a folder of them; with --recursive, folders of brackets."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", help="Picture to write, in the format of its ending; with --recursive, a folder."),
+    ],
     method: Annotated[
         Method, typer.Option(help="mertens, or interpolate: insert interpolated exposures before the fusion.")
     ] = Method.mertens,
@@ -52,13 +65,68 @@ def fuse(
     saturation: Annotated[float, typer.Option(min=0, help="Weight exponent of colour saturation.")] = 1.0,
     exposedness: Annotated[float, typer.Option(min=0, help="Weight exponent of medium brightness.")] = 1.0,
     quality: Quality = 95,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Fuse every bracket in the folders.")] = False,
+    per_set: Annotated[
+        int | None,
+        typer.Option(min=2, help="Images per bracket, in the order of their names; otherwise it is found out."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print how the images would be grouped.")] = False,
+    suffix: Annotated[str, typer.Option(help="What results are named, after the first image's name.")] = "_fused",
+    format: Annotated[
+        Format | None, typer.Option(help="Of the results: png unless stated, exr for floating-point images.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite results that exist already.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Fuse a bracket into one well-exposed picture."""
+    """Fuse a bracket into one well-exposed picture.
+
+    With --recursive, find the brackets in folders by time of capture, exposure and brightness, and write a picture
+    of each into the folder that -o names, under the same subfolders and named after the first image. Then, --times
+    or --ev hold for each bracket and state the number of its images. Single images are left out. The options from
+    --recursive on belong to it.
+
+    Exit code: 0 if all went well, 2 on bad input or if nothing could be fused; with --recursive 1 if some brackets
+    were refused or failed, which are listed with their reasons.
+    """
     with errors_reported(debug):
+        if recursive:
+            from hdrops_cli.folders import run as run_folders
+
+            code = run_folders(
+                images,
+                out,
+                per_set,
+                dry_run,
+                suffix,
+                format,
+                force,
+                method,
+                times,
+                ev,
+                quality,
+                contrast=contrast,
+                saturation=saturation,
+                exposedness=exposedness,
+            )
+            raise typer.Exit(code)
+        if per_set is not None or dry_run or suffix != "_fused" or format is not None or force:
+            from hdrops.io import InputError
+
+            raise InputError("--per-set, --dry-run, --suffix, --format and --force belong to --recursive; add it")
+
         from hdrops_cli.fuse import run
 
-        run(images, out, method, times, ev, contrast, saturation, exposedness, quality)
+        run(
+            images,
+            out,
+            method,
+            times,
+            ev,
+            quality,
+            contrast=contrast,
+            saturation=saturation,
+            exposedness=exposedness,
+        )
 
 
 @app.command()

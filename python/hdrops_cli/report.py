@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
@@ -72,8 +72,13 @@ def errors_reported(debug: bool) -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
+def tell(line: str) -> None:
+    """Print one line on stderr."""
+    print(" ".join(line.split()), file=sys.stderr)
+
+
 def warn(message: str) -> None:
-    print("warning: " + " ".join(message.split()), file=sys.stderr)
+    tell(f"warning: {message}")
 
 
 @contextlib.contextmanager
@@ -87,6 +92,19 @@ def working(what: str) -> Iterator[None]:
         return
     with console.status(what):
         yield
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr, which each call of the result advances; nothing where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and total)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
 
 
 def say(summary: str) -> None:

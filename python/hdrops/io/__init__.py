@@ -7,6 +7,7 @@ Whatever is wrong with a file is an :class:`InputError` of one line.
 
 from hdrops.io.bracket import Bracket, read_bracket
 from hdrops.io.errors import InputError
+from hdrops.io.grouping import Frame, Group, group_frames, inspect_image
 from hdrops.io.photograph import Exposure, Photograph, to_codes
 from hdrops.io.reading import read_image
 from hdrops.io.writing import check_writable, write_image
@@ -14,9 +15,13 @@ from hdrops.io.writing import check_writable, write_image
 __all__ = [
     "Bracket",
     "Exposure",
+    "Frame",
+    "Group",
     "InputError",
     "Photograph",
     "check_writable",
+    "group_frames",
+    "inspect_image",
     "read_bracket",
     "read_image",
     "to_codes",

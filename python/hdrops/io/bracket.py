@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hdrops.io.brightness import contradiction, measure_tones
 from hdrops.io.errors import InputError
 from hdrops.io.photograph import Exposure, Photograph
 from hdrops.io.reading import read_image
@@ -30,6 +31,8 @@ class Bracket:
         paths: of the K files.
         ordered_by: what the order rests on: "times", "ev", "exif" or "brightness" (mean of the pixels).
         exposures: the metadata of the K files.
+        warnings: what is wrong with the exposures, one line each: times that contradict the brightness of the
+            frames, or that only some files state.
     """
 
     images: torch.Tensor
@@ -37,6 +40,7 @@ class Bracket:
     paths: list[pathlib.Path]
     ordered_by: str
     exposures: list[Exposure]
+    warnings: tuple[str, ...] = ()
 
 
 def read_bracket(
@@ -48,8 +52,9 @@ def read_bracket(
     """Read the frames of a bracket, in any order, and sort them from dark to bright.
 
     The order is that of ``times`` or ``ev`` where given; else that of the exposures in the files, where all
-    of them state a time and they differ (aperture and sensitivity count where all files state them); else
-    that of the mean of the pixels. Equal frames keep their order.
+    of them state a time, they differ (aperture and sensitivity count where all files state them) and the
+    brightness of the frames does not contradict them (:func:`hdrops.io.brightness.contradiction`); else that of
+    the mean of the pixels. Equal frames keep their order.
 
     Args:
         paths: one image file per frame, at least one.
@@ -73,13 +78,18 @@ def read_bracket(
         frames.append(read_image(path))
         _check_alike(frames[0], frames[-1])
     exposures = [frame.exposure for frame in frames]
-    known = stated if stated is not None else _recorded_times(exposures)
-    if known is not None:
-        keys = known
-        ordered_by = "times" if times is not None else "ev" if ev is not None else "exif"
+    recorded = recorded_times(exposures) if stated is None else None
+    warnings = _doubts(frames, stated, recorded)
+    if stated is not None:
+        known: list[float] | None = stated
+        ordered_by = "times" if times is not None else "ev"
+    elif recorded is not None and not warnings and max(recorded) > _SAME_EXPOSURE * min(recorded):
+        known = recorded
+        ordered_by = "exif"
     else:
-        keys = [float(np.mean(frame.pixels.numpy(), dtype=np.float64)) for frame in frames]
+        known = None
         ordered_by = "brightness"
+    keys = known or [float(np.mean(frame.pixels.numpy(), dtype=np.float64)) for frame in frames]
     order = sorted(range(len(frames)), key=keys.__getitem__)
     return Bracket(
         images=torch.stack([frames[k].pixels for k in order]),
@@ -87,6 +97,7 @@ def read_bracket(
         paths=[frames[k].path for k in order],
         ordered_by=ordered_by,
         exposures=[exposures[k] for k in order],
+        warnings=warnings,
     )
 
 
@@ -110,8 +121,8 @@ def _stated_times(count: int, times: Sequence[float] | None, ev: Sequence[float]
     return None
 
 
-def _recorded_times(exposures: list[Exposure]) -> list[float] | None:
-    """Exposure times by the files, at the settings of the darkest frame; None where all are the same."""
+def recorded_times(exposures: Sequence[Exposure]) -> list[float] | None:
+    """Exposure times by the files, in seconds at the settings of the darkest frame; None where one is unknown."""
     every_f_number = all(exposure.f_number is not None for exposure in exposures)
     every_iso = all(exposure.iso is not None for exposure in exposures)
     comparable = [
@@ -123,7 +134,7 @@ def _recorded_times(exposures: list[Exposure]) -> list[float] | None:
         for exposure in exposures
     ]
     values = [exposure.value for exposure in comparable if exposure.value is not None]
-    if len(values) < len(exposures) or max(values) <= _SAME_EXPOSURE * min(values):
+    if len(values) < len(exposures):
         return None
     darkest = comparable[values.index(min(values))]
     return [
@@ -133,6 +144,32 @@ def _recorded_times(exposures: list[Exposure]) -> list[float] | None:
         * ((darkest.f_number or 1.0) / (exposure.f_number or 1.0)) ** 2
         for exposure in comparable
     ]
+
+
+def _doubts(
+    frames: Sequence[Photograph], stated: Sequence[float] | None, recorded: Sequence[float] | None
+) -> tuple[str, ...]:
+    """What is wrong with the exposures that the caller or the files state."""
+    claimed = stated if stated is not None else recorded
+    if claimed is None:
+        untimed = [frame.path.name for frame in frames if frame.exposure.time is None]
+        if len(untimed) == len(frames):
+            return ()
+        return (
+            f"{len(untimed)} of {len(frames)} files state no exposure time (such as {untimed[0]}), "
+            "so the frames are ordered by brightness",
+        )
+    conflict = contradiction(
+        claimed, [measure_tones(frame.pixels) for frame in frames], [frame.path.name for frame in frames]
+    )
+    if conflict is None:
+        return ()
+    if stated is not None:
+        return (f"the stated exposures contradict the brightness of the frames ({conflict}); the stated order is kept",)
+    return (
+        f"the exposures in the files contradict the brightness of the frames ({conflict}), "
+        "so the frames are ordered by brightness",
+    )
 
 
 def _check_alike(first: Photograph, other: Photograph) -> None:

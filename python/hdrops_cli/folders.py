@@ -1,0 +1,268 @@
+"""``hdrops fuse --recursive``: every bracket in folders."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from hdrops_cli.bracket import images_in, parse_numbers, read_checked
+from hdrops_cli.fuse import Exponents, fused
+from hdrops_cli.report import counting, say, tell, warn
+
+if TYPE_CHECKING:
+    from hdrops.io import Frame, Group
+
+_FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class _Job:
+    group: Group
+    result: Path  # where its picture goes, if it is a bracket
+    stops: tuple[float | None, ...]
+
+    @property
+    def files(self) -> str:
+        first, last = self.group.frames[0].path, self.group.frames[-1].path
+        count = len(self.group.frames)
+        return _printable(str(first) if count == 1 else f"{first} … {last.name} ({count} images)")
+
+
+def run(
+    folders: Sequence[Path],
+    out: Path,
+    per_set: int | None,
+    dry_run: bool,
+    suffix: str,
+    format: str | None,
+    force: bool,
+    method: str,
+    times: str | None,
+    ev: str | None,
+    quality: int,
+    **exponents: Unpack[Exponents],
+) -> int:
+    """Fuse them, or print what would be done; the exit code."""
+    started = time.perf_counter()
+    given_times = parse_numbers(times, "--times", "--times 1/60,1/15")
+    given_ev = parse_numbers(ev, "--ev", "--ev -2,0,2")
+    per_set = _check_sets(per_set, given_times, given_ev)
+    targets = _targets(folders, out, suffix)
+    jobs, failures = _plan(targets, out, per_set, suffix, format)
+    stops = _stops_of(given_times, given_ev)
+    jobs = [_Job(job.group, job.result, stops or job.group.stops) for job in jobs]
+    if dry_run:
+        _print(jobs)
+
+    counts = dict.fromkeys(("fused", "kept", "skipped", "refused", "failed"), 0)
+    notes = [f"failed: {failure}" for failure in failures]
+    counts["failed"] += len(failures)
+    brackets = sum(job.group.verdict == "bracket" for job in jobs)
+    with counting("fusing", 0 if dry_run else brackets) as advance:
+        for job in jobs:
+            verdict: str = job.group.verdict
+            if verdict != "bracket":
+                counts[verdict] += 1
+                notes.append(f"{verdict}: {job.files}: {job.group.reason}")
+                continue
+            notes += [f"warning: {job.files}: {warning}" for warning in job.group.warnings if not stops]
+            if not force and os.path.lexists(job.result):
+                counts["kept"] += 1
+                notes.append(f"kept: {job.result} exists already; --force overwrites it")
+            elif dry_run:
+                counts["fused"] += 1
+            else:
+                failure = _fuse(job, method, given_times, given_ev, quality, exponents)
+                counts["failed" if failure else "fused"] += 1
+                if failure:
+                    notes.append(f"failed: {job.files}: {failure}")
+            advance()
+    for note in notes:
+        tell(note)
+    done, undone = counts["fused"] + counts["kept"], counts["refused"] + counts["failed"]
+    if not done and not undone:
+        warn("no bracket was found; --dry-run shows why, --per-set states the number of images of each")
+    words = {"fused": "brackets to fuse" if dry_run else "brackets fused", "kept": "kept", "failed": "failed"}
+    summary = ", ".join(f"{n} {words.get(what, what)}" for what, n in counts.items() if n or what == "fused")
+    if dry_run:
+        tell(summary)
+    else:
+        say(f"{summary}, {time.perf_counter() - started:.2f} s → {out}")
+    return 2 if not done else 1 if undone else 0
+
+
+def _check_sets(per_set: int | None, times: Sequence[float] | None, ev: Sequence[float] | None) -> int | None:
+    """The number of images of each set that the options state."""
+    from hdrops.io import InputError
+
+    if times is not None and ev is not None:
+        raise InputError("--times and --ev both state the exposures; give one of them")
+    option, given = ("--times", times) if times is not None else ("--ev", ev)
+    if given is None:
+        return per_set
+    if len(given) < 2:
+        raise InputError(f"{option} states {len(given)} exposure; a bracket has at least 2")
+    if per_set not in (None, len(given)):
+        raise InputError(f"{option} states {len(given)} exposures for sets of {per_set}; make them agree")
+    if times is not None and min(times) <= 0:
+        raise InputError(f"--times must be positive, got {min(times):g}")
+    return len(given)
+
+
+def _stops_of(times: Sequence[float] | None, ev: Sequence[float] | None) -> tuple[float | None, ...]:
+    if ev is not None:
+        return tuple(value - ev[0] for value in ev)
+    return () if times is None else tuple(math.log2(value / times[0]) for value in times)
+
+
+def _targets(folders: Sequence[Path], out: Path, suffix: str) -> dict[Path, Path]:
+    """Where the results of each folder go."""
+    from hdrops.io import InputError
+
+    if "/" in suffix or "\0" in suffix:
+        raise InputError(f"--suffix has {suffix!r}, which no file name can hold; write for example --suffix _fused")
+    if os.path.lexists(out) and not out.is_dir():
+        raise InputError(f"{out} is not a folder; with --recursive, -o names the folder of the results")
+    targets: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is no folder; with --recursive, give folders of images")
+        target = out if len(folders) == 1 else out / folder.resolve().name
+        if target in targets.values():
+            raise InputError(f"two folders are named {target.name}; fuse them one by one")
+        if target.resolve() == folder.resolve() or out.resolve() == folder.resolve():
+            raise InputError(f"{out} would mix the results with the images; choose another folder for the results")
+        for other in targets:
+            if folder.resolve().is_relative_to(other.resolve()) or other.resolve().is_relative_to(folder.resolve()):
+                raise InputError(f"{folder} and {other} contain one another; give the outer one")
+        targets[folder] = target
+    return targets
+
+
+def _plan(
+    targets: dict[Path, Path], out: Path, per_set: int | None, suffix: str, format: str | None
+) -> tuple[list[_Job], list[str]]:
+    """Read and group all images; also what could not be looked into."""
+    from hdrops.io import InputError, group_frames, inspect_image
+
+    failures: list[str] = []
+    files = {folder: list(_walk(folder, out, failures)) for folder in targets}
+    count = sum(map(len, files.values()))
+    if not count:
+        raise InputError(failures[0] if failures else f"no images in {', '.join(map(str, targets))}; check the folder")
+    frames: dict[Path, list[Frame]] = {folder: [] for folder in targets}
+    pool = ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0))))
+    try:
+        with counting("reading", count) as advance:
+            for folder, found in files.items():
+                for frame in pool.map(inspect_image, found):
+                    frames[folder].append(frame)
+                    advance()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+    jobs = []
+    taken: set[str] = set()
+    for folder, target in targets.items():
+        for group in group_frames(frames[folder], per_set=per_set):
+            first = group.frames[0]
+            place = target / first.path.parent.relative_to(folder)
+            ending = format or ("exr" if first.bits == _FLOAT_BITS else "png")
+            # IMG_1.jpg and IMG_1.tif may both begin a bracket.
+            names = (first.path.stem, first.path.name.replace(".", "_"))
+            results = [place / f"{name}{suffix}.{ending}" for name in names]
+            result = next((x for x in results if str(x).casefold() not in taken), results[0])
+            if group.verdict == "bracket":
+                taken.add(str(result).casefold())
+            jobs.append(_Job(group, result, group.stops))
+    return jobs, failures
+
+
+def _walk(root: Path, out: Path, failures: list[str]) -> Iterator[Path]:
+    """Images below a folder, hidden ones and the results left out."""
+
+    def failed(error: OSError) -> None:
+        failures.append(f"{_printable(str(error.filename))}: {error.strerror}")
+
+    for place, folders, _ in os.walk(root, onerror=failed):
+        folder = Path(place)
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and (folder / name).resolve() != out.resolve()
+        )
+        try:
+            yield from images_in(folder)
+        except OSError as error:
+            failed(error)
+
+
+def _fuse(
+    job: _Job,
+    method: str,
+    times: Sequence[float] | None,
+    ev: Sequence[float] | None,
+    quality: int,
+    exponents: Exponents,
+) -> str:
+    """Fuse one bracket; why it failed, or nothing."""
+    from hdrops.io import InputError, write_image
+
+    try:
+        job.result.parent.mkdir(parents=True, exist_ok=True)
+        bracket = read_checked([frame.path for frame in job.group.frames], job.result, times, ev)
+        write_image(job.result, fused(bracket, method, **exponents), quality=quality)
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or job.result}: {error.strerror or error}"
+    except RuntimeError as error:
+        if "not enough memory" not in str(error):
+            raise
+        return "it does not fit into memory; reduce the images"
+    return ""
+
+
+def _print(jobs: Sequence[_Job]) -> None:
+    """The grouping: a table in a terminal, elsewhere lines of tab-separated values with the files last."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    headings = ("verdict", "images", "EV", "decided by", "result or reason")
+    rows = [
+        (
+            job.group.verdict,
+            str(len(job.group.frames)),
+            " ".join(_signed(x) for x in job.stops) if job.group.verdict == "bracket" else "",
+            job.group.decided_by,
+            _printable(f"→ {job.result}" if job.group.verdict == "bracket" else job.group.reason),
+        )
+        for job in jobs
+    ]
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        print(*headings, "files", sep="\t")
+        for job, row in zip(jobs, rows, strict=True):
+            print(*row, *(_printable(str(frame.path)) for frame in job.group.frames), sep="\t")
+        sys.stdout.flush()
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("files", *headings):
+        table.add_column(heading, overflow="fold")
+    for job, row in zip(jobs, rows, strict=True):
+        table.add_row(Text(job.files), *map(Text, row))
+    console.print(table)
+
+
+def _signed(stops: float | None) -> str:
+    return "?" if stops is None else f"{stops:+.1f}" if abs(stops) >= 0.05 else "0"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
