@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -20,19 +19,20 @@ if TYPE_CHECKING:
     from hdrops.io import Frame, Group
 
 _FLOAT_BITS = 32
+_MOST_STOPS = 1000
 
 
 @dataclass(frozen=True)
 class _Job:
     group: Group
+    folder: Path  # the one named on the command line
     result: Path  # where its picture goes, if it is a bracket
-    stops: tuple[float | None, ...]
+    kept: bool  # a file lies there already, and stays
 
     @property
     def files(self) -> str:
-        first, last = self.group.frames[0].path, self.group.frames[-1].path
         count = len(self.group.frames)
-        return _printable(str(first) if count == 1 else f"{first} … {last.name} ({count} images)")
+        return _span(self.group.frames[0].path, self.group.frames) + (f" ({count} images)" if count > 1 else "")
 
 
 def run(
@@ -53,13 +53,11 @@ def run(
     started = time.perf_counter()
     given_times = parse_numbers(times, "--times", "--times 1/60,1/15")
     given_ev = parse_numbers(ev, "--ev", "--ev -2,0,2")
-    per_set = _check_sets(per_set, given_times, given_ev)
+    exposures = _exposures(per_set, given_times, given_ev)
     targets = _targets(folders, out, suffix)
-    jobs, failures = _plan(targets, out, per_set, suffix, format)
-    stops = _stops_of(given_times, given_ev)
-    jobs = [_Job(job.group, job.result, stops or job.group.stops) for job in jobs]
+    jobs, failures = _plan(targets, out, per_set, exposures, suffix, format, force)
     if dry_run:
-        _print(jobs)
+        _print(jobs, out)
 
     counts = dict.fromkeys(("fused", "kept", "skipped", "refused", "failed"), 0)
     notes = [f"failed: {failure}" for failure in failures]
@@ -67,29 +65,26 @@ def run(
     brackets = sum(job.group.verdict == "bracket" for job in jobs)
     with counting("fusing", 0 if dry_run else brackets) as advance:
         for job in jobs:
-            verdict: str = job.group.verdict
-            if verdict != "bracket":
-                counts[verdict] += 1
-                notes.append(f"{verdict}: {job.files}: {job.group.reason}")
-                continue
-            notes += [f"warning: {job.files}: {warning}" for warning in job.group.warnings if not stops]
-            if not force and os.path.lexists(job.result):
-                counts["kept"] += 1
-                notes.append(f"kept: {job.result} exists already; --force overwrites it")
-            elif dry_run:
-                counts["fused"] += 1
-            else:
-                failure = _fuse(job, method, given_times, given_ev, quality, exponents)
-                counts["failed" if failure else "fused"] += 1
-                if failure:
-                    notes.append(f"failed: {job.files}: {failure}")
-            advance()
+            outcome: str = job.group.verdict
+            remarks = [job.group.reason]
+            if outcome == "bracket":
+                if job.kept:
+                    outcome, remarks = "kept", [f"{_printable(str(job.result))} exists already; --force overwrites it"]
+                else:
+                    failure = "" if dry_run else _fuse(job, method, given_times, given_ev, quality, exponents)
+                    outcome, remarks = ("failed", [failure]) if failure else ("fused", list(job.group.warnings))
+                advance()
+            counts[outcome] += 1
+            if outcome == "fused":
+                notes += [f"warning: {job.files}: {remark}" for remark in remarks]
+            elif not dry_run:  # the table says it
+                notes += [f"{outcome}: {job.files}: {remark}" for remark in remarks]
     for note in notes:
         tell(note)
     done, undone = counts["fused"] + counts["kept"], counts["refused"] + counts["failed"]
     if not done and not undone:
         warn("no bracket was found; --dry-run shows why, --per-set states the number of images of each")
-    words = {"fused": "brackets to fuse" if dry_run else "brackets fused", "kept": "kept", "failed": "failed"}
+    words = {"fused": "to fuse" if dry_run else "fused"}
     summary = ", ".join(f"{n} {words.get(what, what)}" for what, n in counts.items() if n or what == "fused")
     if dry_run:
         tell(summary)
@@ -98,28 +93,26 @@ def run(
     return 2 if not done else 1 if undone else 0
 
 
-def _check_sets(per_set: int | None, times: Sequence[float] | None, ev: Sequence[float] | None) -> int | None:
-    """The number of images of each set that the options state."""
+def _exposures(
+    per_set: int | None, times: Sequence[float] | None, ev: Sequence[float] | None
+) -> Sequence[float] | None:
+    """The exposures of the images of each set that the options state, checked before anything is read."""
     from hdrops.io import InputError
 
     if times is not None and ev is not None:
         raise InputError("--times and --ev both state the exposures; give one of them")
     option, given = ("--times", times) if times is not None else ("--ev", ev)
     if given is None:
-        return per_set
+        return None
     if len(given) < 2:
         raise InputError(f"{option} states {len(given)} exposure; a bracket has at least 2")
     if per_set not in (None, len(given)):
-        raise InputError(f"{option} states {len(given)} exposures for sets of {per_set}; make them agree")
+        raise InputError(f"{option} states {len(given)} exposures, but --per-set {per_set}; make them agree")
     if times is not None and min(times) <= 0:
         raise InputError(f"--times must be positive, got {min(times):g}")
-    return len(given)
-
-
-def _stops_of(times: Sequence[float] | None, ev: Sequence[float] | None) -> tuple[float | None, ...]:
-    if ev is not None:
-        return tuple(value - ev[0] for value in ev)
-    return () if times is None else tuple(math.log2(value / times[0]) for value in times)
+    if ev is not None and max(map(abs, ev)) >= _MOST_STOPS:
+        raise InputError(f"--ev must be below {_MOST_STOPS}, got {max(ev, key=abs):g}")
+    return times if ev is None else [2.0**value for value in ev]
 
 
 def _targets(folders: Sequence[Path], out: Path, suffix: str) -> dict[Path, Path]:
@@ -147,7 +140,13 @@ def _targets(folders: Sequence[Path], out: Path, suffix: str) -> dict[Path, Path
 
 
 def _plan(
-    targets: dict[Path, Path], out: Path, per_set: int | None, suffix: str, format: str | None
+    targets: dict[Path, Path],
+    out: Path,
+    per_set: int | None,
+    exposures: Sequence[float] | None,
+    suffix: str,
+    format: str | None,
+    force: bool,
 ) -> tuple[list[_Job], list[str]]:
     """Read and group all images; also what could not be looked into."""
     from hdrops.io import InputError, group_frames, inspect_image
@@ -171,7 +170,7 @@ def _plan(
     jobs = []
     taken: set[str] = set()
     for folder, target in targets.items():
-        for group in group_frames(frames[folder], per_set=per_set):
+        for group in group_frames(frames[folder], per_set=per_set, exposures=exposures):
             first = group.frames[0]
             place = target / first.path.parent.relative_to(folder)
             ending = format or ("exr" if first.bits == _FLOAT_BITS else "png")
@@ -181,7 +180,7 @@ def _plan(
             result = next((x for x in results if str(x).casefold() not in taken), results[0])
             if group.verdict == "bracket":
                 taken.add(str(result).casefold())
-            jobs.append(_Job(group, result, group.stops))
+            jobs.append(_Job(group, folder, result, kept=not force and os.path.lexists(result)))
     return jobs, failures
 
 
@@ -210,7 +209,7 @@ def _fuse(
     quality: int,
     exponents: Exponents,
 ) -> str:
-    """Fuse one bracket; why it failed, or nothing."""
+    """Fuse one bracket; why that failed, or nothing."""
     from hdrops.io import InputError, write_image
 
     try:
@@ -228,24 +227,22 @@ def _fuse(
     return ""
 
 
-def _print(jobs: Sequence[_Job]) -> None:
+def _print(jobs: Sequence[_Job], out: Path) -> None:
     """The grouping: a table in a terminal, elsewhere lines of tab-separated values with the files last."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    headings = ("verdict", "images", "EV", "decided by", "result or reason")
-    rows = [
-        (
-            job.group.verdict,
-            str(len(job.group.frames)),
-            " ".join(_signed(x) for x in job.stops) if job.group.verdict == "bracket" else "",
-            job.group.decided_by,
-            _printable(f"→ {job.result}" if job.group.verdict == "bracket" else job.group.reason),
-        )
-        for job in jobs
-    ]
     console = Console(highlight=False)
+    headings = ("verdict", "images", "EV", "decided by", "result or reason")
+    rows = []
+    for job in jobs:
+        ev, outcome = "", job.group.reason
+        if job.group.verdict == "bracket":
+            ev = " ".join(map(_signed, job.group.stops))
+            outcome = str(job.result.relative_to(out) if console.is_terminal else job.result)
+            outcome += " (exists and is kept)" if job.kept else ""
+        rows.append((job.group.verdict, str(len(job.group.frames)), ev, job.group.decided_by, _printable(outcome)))
     if not console.is_terminal:
         print(*headings, "files", sep="\t")
         for job, row in zip(jobs, rows, strict=True):
@@ -253,11 +250,18 @@ def _print(jobs: Sequence[_Job]) -> None:
         sys.stdout.flush()
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("files", *headings):
-        table.add_column(heading, overflow="fold")
+    table.add_column("files", ratio=3, overflow="fold")
+    for heading, ratio in zip(headings, (1, 1, 2, 2, 4), strict=True):
+        table.add_column(heading, ratio=ratio, overflow="fold")
+    one = len({job.folder for job in jobs}) == 1
     for job, row in zip(jobs, rows, strict=True):
-        table.add_row(Text(job.files), *map(Text, row))
+        first = job.group.frames[0].path
+        table.add_row(Text(_span(first.relative_to(job.folder) if one else first, job.group.frames)), *map(Text, row))
     console.print(table)
+
+
+def _span(first: Path, frames: Sequence[Frame]) -> str:
+    return _printable(str(first) if len(frames) == 1 else f"{first} … {frames[-1].path.name}")
 
 
 def _signed(stops: float | None) -> str:

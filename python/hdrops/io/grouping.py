@@ -99,7 +99,9 @@ def inspect_image(path: str | os.PathLike[str]) -> Frame:
     )
 
 
-def group_frames(frames: Iterable[Frame], *, per_set: int | None = None) -> list[Group]:
+def group_frames(
+    frames: Iterable[Frame], *, per_set: int | None = None, exposures: Sequence[float] | None = None
+) -> list[Group]:
     """Group photographs into brackets, folder by folder. The order in which the files are given does not matter.
 
     With ``per_set``, each so many files in the order of their names are a set; a remainder is refused. Without:
@@ -119,20 +121,28 @@ def group_frames(frames: Iterable[Frame], *, per_set: int | None = None) -> list
     Args:
         frames: facts of the files, as from :func:`inspect_image`.
         per_set: files per set, at least 2.
+        exposures: of the files of each set, in the order of their names, positive and finite, in seconds or relative;
+            they count instead of those in the files, and their number is that of the files per set.
 
     Returns:
         Groups in the order of their first files' names; every file is in exactly one.
 
     Raises:
-        InputError: ``per_set`` below 2.
+        InputError: ``per_set`` below 2 or other than the number of ``exposures``, or these are not positive.
     """
+    if exposures is not None:
+        if per_set not in (None, len(exposures)):
+            raise InputError(f"{len(exposures)} exposures are stated for sets of {per_set}; make them agree")
+        if not all(0 < value < math.inf for value in exposures):
+            raise InputError("exposures must be positive and finite, got " + ", ".join(f"{x:g}" for x in exposures))
+        per_set = len(exposures)
     if per_set is not None and per_set < 2:
         raise InputError(f"a set has at least 2 files, got {per_set}")
     groups: list[Group] = []
     ordered = sorted(frames, key=lambda frame: (_natural(str(frame.path.parent)), _natural(frame.path.name)))
     for _, listed in itertools.groupby(ordered, key=lambda frame: frame.path.parent):
         files = list(listed)
-        groups += _by_count(files, per_set) if per_set is not None else _by_evidence(files)
+        groups += _by_count(files, per_set, exposures) if per_set is not None else _by_evidence(files)
     return groups
 
 
@@ -166,7 +176,7 @@ def _captured(file: pathlib.Path) -> tuple[float | None, str]:
 # ---- sets of a stated size -----------------------------------------------------------------------------------------
 
 
-def _by_count(files: Sequence[Frame], per_set: int) -> list[Group]:
+def _by_count(files: Sequence[Frame], per_set: int, exposures: Sequence[float] | None) -> list[Group]:
     groups = []
     for start in range(0, len(files), per_set):
         members = tuple(files[start : start + per_set])
@@ -182,17 +192,18 @@ def _by_count(files: Sequence[Frame], per_set: int) -> list[Group]:
         if reason:
             groups.append(Group(members, "refused", "count", reason))
             continue
-        stated = recorded_times([frame.exposure for frame in members])
+        warnings = [
+            f"{other[0].path.name} does not seem to show the scene of {one[-1].path.name}"
+            for (one, _), (other, _) in itertools.pairwise(_scenes(members))
+        ]
+        stated = exposures or recorded_times([frame.exposure for frame in members])
         conflict = _conflict(members, stated)
-        groups.append(
-            Group(
-                members,
-                "bracket",
-                "count",
-                stops=_stops(members, None if conflict else stated),
-                warnings=() if conflict is None else (_contradicts(conflict),),
-            )
-        )
+        if conflict is not None:
+            whose = "stated exposures contradict" if exposures else "exposures in the files contradict"
+            counts = "the stated ones count" if exposures else "brightness counts"
+            warnings.append(f"the {whose} the brightness of the frames ({conflict}); {counts}")
+        stops = _stops(members, stated if exposures or conflict is None else None)
+        groups.append(Group(members, "bracket", "count", stops=stops, warnings=tuple(warnings)))
     return groups
 
 
@@ -308,6 +319,9 @@ def _brackets(run: Sequence[Frame]) -> list[Group]:
                 reason = f"{len(run)} images of one exposure are no bracket"
                 return [Group(tuple(run), "skipped", f"{order}, exif", reason, _stops(run, stated))]
             warning = _contradicts(conflict)
+
+    elif untimed := _untimed(run):
+        warning = untimed
 
     decided_by = f"{order}, brightness"
     warnings = (warning,) if warning else ()
@@ -425,6 +439,14 @@ def _range(frames: Sequence[Frame]) -> str | None:
             names = f"{frame.path.name} against {frames[0].path.name}"
             return f"{names}: stated +0.0 EV, measured {stops:+.1f} EV"
     return None
+
+
+def _untimed(frames: Sequence[Frame]) -> str:
+    """That some of the frames, but not all, state an exposure time."""
+    without = [frame.path.name for frame in frames if frame.exposure.time is None]
+    if len(without) == len(frames):
+        return ""
+    return f"{len(without)} of {len(frames)} files state no exposure time (such as {without[0]}); brightness counts"
 
 
 def _contradicts(conflict: str) -> str:
