@@ -1,6 +1,7 @@
 import image_files
 import numpy as np
 import pytest
+import shots
 import torch
 
 from hdrops.io import Exposure, InputError, read_bracket, write_image
@@ -156,6 +157,40 @@ def test_frames_that_differ(tmp_path):
         refused([tmp_path / "a.png", tmp_path / name], "a.png", name, *words)
 
 
+# ---- exposures against the brightness -------------------------------------------------------------
+
+
+def test_right_times_are_not_doubted(tmp_path):
+    paths = [shots.write(tmp_path / f"{k}.jpg", 0, 2 * k, time=4**k / 100) for k in range(-1, 2)]
+    bracket = read_bracket(paths)
+    assert (bracket.ordered_by, bracket.warnings, bracket.paths) == ("exif", (), paths)
+
+
+@pytest.mark.parametrize("times", [(1 / 25, 1 / 100, 1 / 400), (1 / 60,) * 3, (1 / 400, 1 / 50, 1 / 6400)])
+def test_false_times_give_way_to_the_brightness(tmp_path, times):
+    paths = [shots.write(tmp_path / f"{k}.jpg", 0, 2 * k - 2, time=time) for k, time in enumerate(times)]
+    bracket = read_bracket(paths[::-1])
+    assert (bracket.ordered_by, bracket.exposure_times, bracket.paths) == ("brightness", None, paths)
+    assert len(bracket.warnings) == 1
+    assert "contradict" in bracket.warnings[0]
+    assert "\n" not in bracket.warnings[0]
+
+
+def test_stated_times_are_kept_but_doubted(tmp_path):
+    paths = [shots.write(tmp_path / f"{k}.png", 0, 2 * k - 2) for k in range(3)]
+    assert read_bracket(paths, ev=[-2, 0, 2]).warnings == ()
+    bracket = read_bracket(paths, ev=[2, 0, -2])
+    assert (bracket.ordered_by, bracket.paths) == ("ev", paths[::-1])
+    assert "the stated order is kept" in bracket.warnings[0]
+
+
+def test_times_that_some_files_lack_are_said(tmp_path):
+    paths = [shots.write(tmp_path / f"{k}.jpg", 0, k, time=None if k else 0.1) for k in range(3)]
+    bracket = read_bracket(paths)
+    assert (bracket.ordered_by, len(bracket.warnings)) == ("brightness", 1)
+    assert "2 of 3 files state no exposure time (such as 1.jpg)" in bracket.warnings[0]
+
+
 # ---- real brackets --------------------------------------------------------------------------------
 
 
@@ -184,3 +219,11 @@ def test_real_brightness(data, brackets):
     paths = [data / entry["dir"] / name for name in entry["files"]]
     bracket = read_bracket(paths[::-1])
     assert (bracket.ordered_by, bracket.paths) == ("brightness", paths)
+
+
+def test_real_false_times(data, brackets):
+    entry = brackets["brackets/false_times/living_room2"]
+    paths = [data / entry["dir"] / name for name in entry["files"]]
+    assert "01.png against 00.png" in read_bracket(paths, times=entry["exposure_times"]).warnings[0]
+    equal = brackets["brackets/dynamic/sculpturegardensequence"]
+    assert read_bracket([data / equal["dir"] / name for name in equal["files"]], ev=equal["ev"]).warnings == ()
