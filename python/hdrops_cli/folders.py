@@ -69,7 +69,7 @@ def run(
             remarks = [job.group.reason]
             if outcome == "bracket":
                 if job.kept:
-                    outcome, remarks = "kept", [f"{_printable(str(job.result))} exists already; --force overwrites it"]
+                    outcome, remarks = "kept", [f"{job.result} exists already; --force overwrites it"]
                 else:
                     failure = "" if dry_run else _fuse(job, method, given_times, given_ev, quality, exponents)
                     outcome, remarks = ("failed", [failure]) if failure else ("fused", list(job.group.warnings))
@@ -80,7 +80,7 @@ def run(
             elif not dry_run:  # the table says it
                 notes += [f"{outcome}: {job.files}: {remark}" for remark in remarks]
     for note in notes:
-        tell(note)
+        tell(_printable(note))
     done, undone = counts["fused"] + counts["kept"], counts["refused"] + counts["failed"]
     if not done and not undone:
         warn("no bracket was found; --dry-run shows why, --per-set states the number of images of each")
@@ -188,7 +188,7 @@ def _walk(root: Path, out: Path, failures: list[str]) -> Iterator[Path]:
     """Images below a folder, hidden ones and the results left out."""
 
     def failed(error: OSError) -> None:
-        failures.append(f"{_printable(str(error.filename))}: {error.strerror}")
+        failures.append(f"{error.filename}: {error.strerror}")
 
     for place, folders, _ in os.walk(root, onerror=failed):
         folder = Path(place)

@@ -181,8 +181,9 @@ def test_dry_run_in_a_terminal(hdrops, tmp_path, album, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     shots.write(album / "sub" / "[bold]odd\n.jpg", 7, time=1, at=9999)
-    code, stdout, _ = hdrops("fuse", album, "-r", "-o", tmp_path / "out", "--dry-run")
+    code, stdout, stderr = hdrops("fuse", album, "-r", "-o", tmp_path / "out", "--dry-run")
     assert code == 0
+    assert "reading" in stderr  # the progress bar
     for words in ("0.jpg … 2.jpg", "sub/stray.jpg", "sub/0_fused.png", "sub/[bold]odd?.jpg", "a single image"):
         assert words in stdout
 

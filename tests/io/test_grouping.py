@@ -149,6 +149,14 @@ def test_numbers_in_names_count():
     assert grouped(frames) == [("b", f"{k} {k + 1} {k + 2}") for k in (0, 3, 6, 9)]
 
 
+def test_names_of_every_form_have_an_order():
+    names = ["a.jpg", "a1.jpg", "a1b.jpg", "1a.jpg", "1.jpg", "A.jpg", "a01.jpg", "²3.jpg", "٣.jpg", "1", "a1b2/3.jpg"]
+    frames = [shots.frame(name, error="broken") for name in names]
+    found = [group.frames[0].path for group in group_frames(frames)]
+    assert found == [group.frames[0].path for group in group_frames(frames[::-1])]
+    assert sorted(found) == sorted(frame.path for frame in frames)
+
+
 def test_files_with_and_without_exif():
     frames = shoot((0, (-2, 0, 2)), exif=False) + shoot((0, (-2, 0, 2)), names="MORE_{}.jpg")
     groups = group_frames(frames)
@@ -339,7 +347,9 @@ def folders(draw):
         stops = draw(st.sampled_from(sorted(TIMES)))
         frames.append(
             shots.frame(
-                f"{draw(st.sampled_from(['IMG_', 'DSC', '']))}{k}{draw(st.sampled_from(['.jpg', '.tif']))}",
+                draw(st.sampled_from(["IMG_", "", "a/", "a1/"]))
+                + f"{k}"
+                + draw(st.sampled_from([".jpg", "b.jpg", ".tif"])),
                 draw(st.integers(0, 2)),
                 stops,
                 time=draw(st.sampled_from([None, TIMES[stops], 0.01])),

@@ -148,8 +148,8 @@ def group_frames(
 
 def _natural(text: str) -> tuple[object, ...]:
     """A key that orders IMG_9 before IMG_10."""
-    parts = re.split(r"(\d+)", text)
-    return (*(int(part) if k % 2 else part.casefold() for k, part in enumerate(parts)), text)
+    parts = re.split(r"(\d+)", text)  # words and numbers in turn
+    return tuple(int(part) if k % 2 else part.casefold() for k, part in enumerate(parts)), text
 
 
 def _captured(file: pathlib.Path) -> tuple[float | None, str]:
