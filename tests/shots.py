@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from hdrops.io import Exposure, Frame
-from hdrops.io.brightness import measure_tones
+from hdrops.io.brightness import measure_tones, scene_likeness
+
+__all__ = ["CLOCK", "frame", "measure_tones", "picture", "scene_likeness", "tones", "write"]
 
 CLOCK = 1_600_000_000.0  # a full second
 

@@ -65,6 +65,7 @@ def test_likeness_tells_scenes_apart_whatever_the_exposure():
         ((1, 1), (0, 0.5), False),
         ((1, 1), (0, 1.5), True),
         ((1, 1), (0, -1.5), True),
+        ((1, 1, 1), (-0.8, 0, 0.8), True),
         ((1, 1.26), (0, -0.2), False),
         ((1, 2), (0, 5), True),
         ((1, 4096), (-6, 6), False),  # nothing in common to measure by

@@ -196,6 +196,8 @@ def test_a_series_of_one_exposure_is_skipped():
         ((0, -2, 2, 0, -2), {"exif": False}),
         ((0, 0, 0), {"exif": False}),
         ((0, -2, 2, 0), {"exif": False}),
+        ((-2, 0, -2, 2), {}),
+        ((-2, 0, -2, 2), {"exif": False}),
         ((-2, 2, 0), {}),
         ((-2, 0, 2, -1, 1), {"exif": False}),
     ],
@@ -204,6 +206,24 @@ def test_what_is_unclear_is_refused(cycles, options):
     (group,) = group_frames(shoot((0, cycles), **options))
     assert (group.verdict, len(group.frames)) == ("refused", len(cycles))
     assert "--per-set" in group.reason
+
+
+def test_a_wide_cycle_is_compared_with_more_than_its_neighbour():
+    frames = [shots.frame(f"{k}.jpg", 0, stops) for k, stops in enumerate((0, -5, 5))]
+    assert grouped(frames) == [("b", "0 1 2")]
+    assert grouped(frames[1:]) == [("r", "1 2")]
+
+
+def test_a_doubtful_scene_is_refused_only_where_nothing_else_is_known():
+    alike = (shots.picture(0, -2).float() + 1.4 * shots.picture(1, -2).float()) / 2.4
+    half = shots.measure_tones(alike.to(torch.uint8))
+    assert 0.35 < shots.scene_likeness(shots.tones(0), half) < 0.55
+    for time, at, verdict in ((None, None, "refused"), (1, None, "bracket"), (None, 1, "bracket")):
+        frames = [
+            shots.frame("0.jpg", 0, 0, time=time, at=at),
+            shots.frame("1.jpg", time=time and time / 4, at=at, tones=half),
+        ]
+        assert [group.verdict for group in group_frames(frames)] == [verdict]
 
 
 def test_without_anything_in_common_neighbours_are_refused():

@@ -103,9 +103,9 @@ def scene_likeness(one: Tones, other: Tones) -> float | None:
 def contradiction(exposures: Sequence[float], tones: Sequence[Tones], names: Sequence[str]) -> str | None:
     """Where stated exposures cannot be those of the photographs.
 
-    Neighbours in the stated order are compared. Camera curves differ: from a stop on, the measured difference may be
-    0.4 to 2.5 times the stated one, and a stop more; below, it may be up to a stop less, so that it must not exceed
-    one for equal exposures.
+    Each is compared with its neighbour in the stated order, and with the darkest. Camera curves differ: from a stop
+    on, the measured difference may be 0.4 to 2.5 times the stated one, and a stop more; below, it may be up to a stop
+    less, so that it must not exceed one for equal exposures.
 
     Args:
         exposures: of each photograph, positive, in any unit.
@@ -116,7 +116,7 @@ def contradiction(exposures: Sequence[float], tones: Sequence[Tones], names: Seq
         The first contradiction in words, or None.
     """
     order = sorted(range(len(exposures)), key=exposures.__getitem__)
-    for dark, bright in itertools.pairwise(order):
+    for dark, bright in itertools.chain(itertools.pairwise(order), ((order[0], k) for k in order[2:])):
         measured = stops_between(tones[dark], tones[bright])
         stated = math.log2(exposures[bright] / exposures[dark])
         if measured is None:

@@ -23,7 +23,6 @@ _EXPOSURES_PER_FRAME = 3.0  # a long exposure is often followed by a dark frame 
 _OTHER_SCENE, _SAME_SCENE = 0.3, 0.6  # likeness of neighbours below and above which there is no doubt
 _STATED_EQUAL, _MEASURED_EQUAL = 1 / 6, 0.25  # stops up to which two exposures count as one
 _STATED_ALIKE, _MEASURED_ALIKE = 0.5, 1.25  # stops by which the frames of two brackets of one kind may differ
-_ONE_EXPOSURE = 1.0  # measured stops up to which equal stated exposures are believed
 _ADVICE = "state the number of frames per set (--per-set)"
 
 # Stops from the frame of one index to the frame of another; None where unknown.
@@ -314,7 +313,7 @@ def _brackets(run: Sequence[Frame]) -> list[Group]:
                 ]
             warning = _contradicts(conflict)
         else:
-            conflict = _conflict(run, stated) or _range(run)
+            conflict = _conflict(run, stated)
             if conflict is None:
                 reason = f"{len(run)} images of one exposure are no bracket"
                 return [Group(tuple(run), "skipped", f"{order}, exif", reason, _stops(run, stated))]
@@ -375,7 +374,7 @@ def _cycles(count: int, difference: _Difference, equal: float, alike: float) -> 
             if known and min(known) < 0 < max(known):
                 outward.append([])
             outward[-1].append(k)
-        if len(outward) > 1 and (len(outward[0]) == 1 or not _alike(outward, difference, alike)):
+        if not _alike(outward, difference, alike):
             return f"the exposures are not in the order of one bracket (turns after {_listed(outward)} frames)"
         return outward
     longer = [k for k, cycle in enumerate(cycles) if len(cycle) > 1]
@@ -429,16 +428,6 @@ def _conflict(frames: Sequence[Frame], stated: Sequence[float] | None) -> str | 
     if stated is None or len(tones) < len(frames):
         return None
     return contradiction(stated, tones, [frame.path.name for frame in frames])
-
-
-def _range(frames: Sequence[Frame]) -> str | None:
-    """The first frame that measures far from the first one."""
-    for frame in frames[1:]:
-        stops = _measured(frames[0], frame)
-        if stops is not None and abs(stops) > _ONE_EXPOSURE:
-            names = f"{frame.path.name} against {frames[0].path.name}"
-            return f"{names}: stated +0.0 EV, measured {stops:+.1f} EV"
-    return None
 
 
 def _untimed(frames: Sequence[Frame]) -> str:
