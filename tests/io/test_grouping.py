@@ -136,10 +136,11 @@ def test_two_cameras_at_once():
 
 
 @pytest.mark.parametrize("every", [None, 1.0])
-def test_two_formats_of_every_picture(every):
+@pytest.mark.parametrize("per_set", [None, 3])
+def test_two_formats_of_every_picture(every, per_set):
     frames = shoot((0, AEB), (0, AEB), every=every)
     others = [dataclasses.replace(x, path=x.path.with_suffix(".tif"), format="tiff", bits=16) for x in frames]
-    groups = group_frames(frames + others)
+    groups = group_frames(frames + others, per_set=per_set)
     assert [{frame.path.suffix for frame in group.frames} for group in groups] == [{".jpg"}, {".tif"}] * 2
     assert all(len(group.frames) == 3 for group in groups)
 
@@ -349,6 +350,14 @@ def test_a_date_that_is_none(tmp_path, date):
 def test_fraction_that_is_none(tmp_path):
     path = shots.write(tmp_path / "a.jpg", at=0, Exif__SubsecTimeOriginal="x")
     assert inspect_image(path).captured == shots.CLOCK
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    path = shots.write(tmp_path / "a.jpg", at=0, time=0.1, Make="M~ker", Model="X")
+    path.write_bytes(path.read_bytes().replace(b"M~ker", b"M\xe4ker"))
+    frame = inspect_image(path)
+    assert frame.camera.endswith("ker X")
+    assert (frame.captured, frame.exposure.time) == (shots.CLOCK, 0.1)
 
 
 def test_files_that_cannot_be_read(tmp_path):

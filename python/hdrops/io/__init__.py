@@ -1,4 +1,4 @@
-"""Photographs in files: reading and writing single images and exposure brackets.
+"""Photographs in files: reading and writing single images and exposure brackets, and finding brackets in folders.
 
 PNG, TIFF, JPEG, OpenEXR and Radiance HDR, through OpenImageIO, which is imported at the first use. Pixels are
 planar ``(C, H, W)`` tensors: ``uint8`` and ``uint16`` hold the codes of the file, ``float32`` linear light.

@@ -103,9 +103,10 @@ def group_frames(
 ) -> list[Group]:
     """Group photographs into brackets, folder by folder. The order in which the files are given does not matter.
 
-    With ``per_set``, each so many files in the order of their names are a set; a remainder is refused. Without:
+    Files of different formats are grouped apart. With ``per_set``, each so many files in the order of their names are
+    a set; a remainder is refused. Without:
 
-    1. Files that differ in format, size, channels, bits or camera do not belong together.
+    1. Files that differ in size, channels, bits or camera do not belong together.
     2. Nor do files taken more than 10 s apart, to which three times the exposure time is added; files without a
        time of capture follow the order of their names.
     3. Nor do neighbours that clearly show different scenes. Where neither times of capture nor exposures are
@@ -141,8 +142,17 @@ def group_frames(
     ordered = sorted(frames, key=lambda frame: (_natural(str(frame.path.parent)), _natural(frame.path.name)))
     for _, listed in itertools.groupby(ordered, key=lambda frame: frame.path.parent):
         files = list(listed)
-        groups += _by_count(files, per_set, exposures) if per_set is not None else _by_evidence(files)
+        place = {frame.path: k for k, frame in enumerate(files)}
+        found: list[Group] = []
+        for _, same in itertools.groupby(sorted(files, key=_format), key=_format):
+            alike = list(same)
+            found += _by_evidence(alike) if per_set is None else _by_count(alike, per_set, exposures)
+        groups += sorted(found, key=lambda group: min(place[frame.path] for frame in group.frames))
     return groups
+
+
+def _format(frame: Frame) -> str:
+    return frame.path.suffix.casefold()
 
 
 def _natural(text: str) -> tuple[object, ...]:
@@ -160,14 +170,16 @@ def _captured(file: pathlib.Path) -> tuple[float | None, str]:
         return None, ""
     spec = source.spec()
     source.close()
-    camera = " ".join(f"{spec.get_string_attribute('Make')} {spec.get_string_attribute('Model')}".split())
+
+    def text(attribute: str) -> str:
+        return str(spec.get_string_attribute(attribute)).strip("\0 ")
+
+    camera = f"{text('Make')} {text('Model')}".strip()
     try:
-        moment = datetime.datetime.strptime(
-            spec.get_string_attribute("Exif:DateTimeOriginal").strip("\0 "), "%Y:%m:%d %H:%M:%S"
-        )
-    except (ValueError, UnicodeDecodeError):
+        moment = datetime.datetime.strptime(text("Exif:DateTimeOriginal"), "%Y:%m:%d %H:%M:%S")
+    except ValueError:
         return None, camera
-    fraction = spec.get_string_attribute("Exif:SubsecTimeOriginal").strip("\0 ")
+    fraction = text("Exif:SubsecTimeOriginal")
     digits = fraction if re.fullmatch(r"[0-9]{1,9}", fraction) else "0"
     return moment.replace(tzinfo=datetime.UTC).timestamp() + float(f"0.{digits}"), camera
 
@@ -215,21 +227,12 @@ def _describe(frame: Frame) -> str:
 
 
 def _by_evidence(files: Sequence[Frame]) -> list[Group]:
-    """Group the files of one folder, given in the order of their names."""
+    """Group the files of one folder and format, given in the order of their names."""
     groups: list[Group] = []
-    for _, alike in itertools.groupby(sorted(files, key=_format), key=_format):
-        listed = list(alike)
-        found: list[Group] = []
-        for run in _runs([frame for frame in listed if not frame.error]):
-            for shot, unclear in _scenes(run):
-                found += [_unclear(shot, unclear)] if unclear else _brackets(shot)
-        groups += _without_broken(listed, found)
-    place = {frame.path: k for k, frame in enumerate(files)}
-    return sorted(groups, key=lambda group: min(place[frame.path] for frame in group.frames))
-
-
-def _format(frame: Frame) -> str:
-    return frame.path.suffix.casefold()
+    for run in _runs([frame for frame in files if not frame.error]):
+        for shot, unclear in _scenes(run):
+            groups += [_unclear(shot, unclear)] if unclear else _brackets(shot)
+    return _without_broken(files, groups)
 
 
 def _runs(listed: Sequence[Frame]) -> list[list[Frame]]:
