@@ -16,7 +16,7 @@ CLANG_FORMAT ?= clang-format
 else
 PY := .venv/bin/python
 STAMPS := .venv/stamps
-SETUP := .venv/stamps/torch
+SETUP := .venv/stamps/$(TORCH)
 EXTRAS_cli :=
 EXTRAS_dev :=
 EXTRAS_of = ".[$(1)]"
@@ -35,8 +35,10 @@ help:
 
 # ---- set-up --------------------------------------------------------------------------------------------------------
 
-.venv/stamps/torch:
+# Another torch is another environment.
+.venv/stamps/$(TORCH):
 	@echo "== setting up .venv with $(TORCH)"
+	@rm -rf .venv
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" numpy scikit-build-core pybind11 cmake ninja
 	@mkdir -p $(@D) && touch $@

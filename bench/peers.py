@@ -13,7 +13,7 @@ import importlib.util
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from timing import Candidate, Peer, Unavailable
 from torch import Tensor
+
+from hdrops.reference.imf import specify
 
 FULL = {torch.uint8: 255, torch.uint16: 65535}
 STRIP_PIXELS = 32768
@@ -488,37 +490,18 @@ def torch_fuse_backward(
 # ---- estimate_imf: histogram specification -------------------------------------------------------
 
 
-def specify(source: Array, target: Array, saturated: float = 250.0) -> Array:
-    """The map of one channel from two histograms of bytes, as hdrops defines it, with NumPy."""
-    z = np.arange(256.0)
-
-    def mid_quantile(counts: Array) -> Array:
-        return (2 * counts.cumsum() - counts) / (2 * counts.sum())
-
-    occupied, observed = target > 0, source > 0
-    matched = np.interp(mid_quantile(source), mid_quantile(target)[occupied], z[occupied])
-    values = np.interp(z, z[observed], matched[observed])
-    seen = np.flatnonzero(observed)
-    first, last = seen[0], seen[-1]
-    if first > 0:
-        values[:first] = values[first] * z[:first] / first
-    trusted = np.flatnonzero(observed & (z > 0) & (matched < saturated))
-    if trusted.size:
-        last = trusted[-1]
-    if last > 0:
-        values[last + 1 :] = values[last] * z[last + 1 :] / last
-    return values
+def specified(counts: Sequence[Array]) -> Tensor:
+    """The tables of all channels from histograms of 256 numbers, source and target of every channel in turn: the
+    same specification for all peers."""
+    histograms = [torch.from_numpy(np.asarray(count).astype(np.int64).ravel()) for count in counts]
+    return torch.stack(
+        [specify(*pair, saturated=250.0) for pair in zip(histograms[::2], histograms[1::2], strict=True)]
+    )
 
 
-def _estimator(name: str, counts: Callable[[int, int], Array], channels: int) -> Callable[[], Array]:
-    """The tables of all channels from ``counts(image, channel)``."""
-
-    def call() -> Array:
-        return np.stack(
-            [specify(counts(0, c).astype(np.float64), counts(1, c).astype(np.float64)) for c in range(channels)]
-        )
-
-    return call
+def _estimator(counts: Callable[[int, int], Array], channels: int) -> Callable[[], Tensor]:
+    """The tables from ``counts(image, channel)``."""
+    return lambda: specified([counts(image, c) for c in range(channels) for image in range(2)])
 
 
 def estimators(source: Tensor, target: Tensor) -> list[Peer]:
@@ -540,26 +523,25 @@ def estimators(source: Tensor, target: Tensor) -> list[Peer]:
     def by_torch(image: int, c: int) -> Array:
         return torch.bincount(pair[image][c].view(-1), minlength=256).numpy()
 
-    def numpy_over_threads() -> Array:
+    def numpy_over_threads() -> Tensor:
         jobs = [(image, c) for c in range(channels) for image in range(2)]
         counts = list(_pool(torch.get_num_threads()).map(lambda job: by_numpy(*job), jobs))
-        return np.stack([specify(*map(np.float64, counts[2 * c : 2 * c + 2])) for c in range(channels)])
+        return specified(counts)
 
     opencv = [
         Candidate(
             f"calcHist of {layout}, {n} threads",
-            _estimator("OpenCV", counts, channels),
-            torch.from_numpy,
-            functools.partial(cv2.setNumThreads, n),
+            _estimator(counts, channels),
+            prepare=functools.partial(cv2.setNumThreads, n),
         )
         for n in thread_choices()
         for layout, counts in (("planes", of_planes), ("interleaved channels", of_pixels))
     ]
     numpy = [
-        Candidate("bincount, 1 thread", _estimator("NumPy", by_numpy, channels), torch.from_numpy),
-        Candidate(f"bincount, {torch.get_num_threads()} threads", numpy_over_threads, torch.from_numpy),
+        Candidate("bincount, 1 thread", _estimator(by_numpy, channels)),
+        Candidate(f"bincount, {torch.get_num_threads()} threads", numpy_over_threads),
     ]
-    eager = [Candidate("bincount", _estimator("torch", by_torch, channels), torch.from_numpy)]
+    eager = [Candidate("bincount", _estimator(by_torch, channels))]
     threads = torch.get_num_threads()
     return [
         Peer("OpenCV", opencv, threads=threads),
@@ -592,7 +574,7 @@ def torch_estimator(source: Tensor, target: Tensor) -> list[Peer]:
     def counts(image: int, c: int) -> Array:
         return torch.bincount((source, target)[image][c].view(-1), minlength=256).cpu().numpy()
 
-    return [Peer("torch eager", [Candidate("bincount", _estimator("torch", counts, len(source)), torch.from_numpy)])]
+    return [Peer("torch eager", [Candidate("bincount", _estimator(counts, len(source)))])]
 
 
 # ---- exposure_fusion: Mertens with OpenCV and with PyTorch ---------------------------------------
@@ -731,6 +713,7 @@ def torch_mertens(
     out_dtype: torch.dtype,
     out: Tensor | None,
     grad: Tensor | None = None,
+    clamp: bool = False,
     compile_it: bool = True,
 ) -> list[Peer]:
     """The composition, eager and, where wanted, compiled; with ``grad`` forward and backward."""
@@ -745,9 +728,13 @@ def torch_mertens(
 
         def forward(x: Tensor) -> Tensor:
             value = fusion(x)
-            if out_dtype == torch.uint8:
-                value = (value * 255).round().clamp(0, 255)
-            return value.to(out_dtype) if out is None else out.copy_(value)
+            if out_dtype in FULL:
+                value = value * FULL[out_dtype]
+            elif clamp:
+                value = value.clamp(0, 1)
+            if out is None and out_dtype == value.dtype:
+                return value
+            return _store(value, torch.empty_like(value, dtype=out_dtype) if out is None else out)
 
         function = compiled(forward, device, fullgraph=False) if compile_it else forward
         x = last if layout == "channels_last" else images

@@ -74,19 +74,21 @@ def noise(height: int, width: int, count: int) -> list[Tensor]:
     return [torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator) for _ in range(count)]
 
 
-def photographs(height: int, width: int) -> list[Tensor] | None:
-    """The middle of the first and the third frame of a real bracket (3, H, W), or None where it is absent."""
+@functools.cache
+def photographs(height: int = 0, width: int = 0, frames: tuple[int, ...] = (0, 2)) -> list[Tensor] | None:
+    """The middle of frames of a real bracket (3, H, W), whole ones without a size, or None where it is absent."""
     files = sorted(PHOTOGRAPHS.glob("*.jpg"))
-    if len(files) < 3:
+    if len(files) <= max(frames):
         return None
     import cv2
 
     pictures = []
-    for file in (files[0], files[2]):
-        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+    for k in frames:
+        image = cv2.imread(str(files[k]), cv2.IMREAD_COLOR)
         if image is None or image.shape[0] < height or image.shape[1] < width:
             return None
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-        crop = image[top : top + height, left : left + width, ::-1].transpose(2, 0, 1)
+        rows, columns = height or image.shape[0], width or image.shape[1]
+        top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
+        crop = image[top : top + rows, left : left + columns, ::-1].transpose(2, 0, 1)
         pictures.append(torch.from_numpy(np.ascontiguousarray(crop)))
     return pictures

@@ -108,7 +108,10 @@ template <class T>
 using Buffer = std::unique_ptr<T[], Aligned>;
 template <class T>
 Buffer<T> buffer(int64_t size) {
-  return Buffer<T>(static_cast<T*>(operator new[](static_cast<size_t>(size) * sizeof(T), Aligned::line)));
+  const size_t bytes = static_cast<size_t>(size) * sizeof(T);
+  Buffer<T> memory(static_cast<T*>(operator new[](bytes, Aligned::line)));
+  advise_huge_pages(memory.get(), bytes);
+  return memory;
 }
 
 template <class T>
@@ -823,11 +826,10 @@ void fuse_images(const FusionProblem& p, const Tensor& bracket, const Tensor& ou
   const int64_t image_bytes = p.k * p.c * p.h * p.w * bytes_of(in);
   over_images(p, [&](int64_t begin, int64_t end) {
     Fusion<T> fusion(p, in, false);
-    const Tensor scratch =
-        allocate({fusion.pyramid_size()}, compute_dtype(bracket.scalar_type()), bracket);
+    const auto scratch = buffer<T>(fusion.pyramid_size());
     for (int64_t n = begin; n < end; ++n) {
       fusion.build(static_cast<const char*>(bracket.const_data_ptr()) + n * image_bytes,
-                   scratch.mutable_data_ptr<T>());
+                   scratch.get());
       fusion.collapse([&](int64_t c, int64_t y, Strip columns, const T* row) {
         const int64_t at = ((n * p.c + c) * p.h + y) * p.w + columns.begin;
         fusion_loops<T>().store(row,
@@ -883,16 +885,15 @@ void backward_images(const FusionProblem& p,
   const int64_t pixels = p.h * p.w;
   over_images(p, [&](int64_t begin, int64_t end) {
     Fusion<T> fusion(p, storage, true);
-    const ScalarType type = compute_dtype(bracket.scalar_type());
-    const Tensor scratch = allocate({fusion.pyramid_size()}, type, bracket);
-    const Tensor adjoint = allocate({fusion.adjoint_size()}, type, bracket);
-    const Tensor masked = allocate({p.c * pixels}, type, bracket);
+    const auto scratch = buffer<T>(fusion.pyramid_size());
+    const auto adjoint = buffer<T>(fusion.adjoint_size());
+    const auto masked = buffer<T>(p.c * pixels);
     for (int64_t n = begin; n < end; ++n) {
       const T* from = grad.const_data_ptr<T>() + n * p.c * pixels;
-      T* upstream = masked.mutable_data_ptr<T>();
+      T* upstream = masked.get();
       fusion.build(static_cast<const char*>(bracket.const_data_ptr()) +
                        n * p.k * p.c * pixels * bytes_of(storage),
-                   scratch.mutable_data_ptr<T>());
+                   scratch.get());
       if (p.opencv) {
         std::copy_n(from, p.c * pixels, upstream);
       } else {
@@ -905,7 +906,7 @@ void backward_images(const FusionProblem& p,
       }
       T* to = out.mutable_data_ptr<T>() + n * p.k * p.c * pixels;
       fusion.differentiate(upstream,
-                           adjoint.mutable_data_ptr<T>(),
+                           adjoint.get(),
                            [&](int64_t k, int64_t c, int64_t y, const T* row) {
                              std::copy_n(row, p.w, to + (k * p.c + c) * pixels + y * p.w);
                            });

@@ -8,6 +8,9 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <new>
+#include <type_traits>
+#include <vector>
 
 #include "hdrops/imf_checks.h"
 
@@ -148,7 +151,7 @@ constexpr int64_t joint_worthwhile = 1 << 17;
 constexpr int64_t grain = 1 << 15;
 constexpr int64_t joint_size = 65536;
 
-// One pair of tables and the pixels it applies to: one channel of one image, or all of a batch that
+// One pair of tables and the planes it applies to: one channel of one image, or all of a batch that
 // shares it.
 template <class T>
 struct Share {
@@ -162,62 +165,103 @@ std::vector<Share<T>> shares(const ImfProblem& p,
                              const Tensor& imf_bright,
                              const math::Ramp<T>& low,
                              const math::Ramp<T>& high) {
-  const T* dark = imf_dark.const_data_ptr<T>();
-  const T* bright = imf_bright.const_data_ptr<T>();
+  const bool by_image = p.dark.stride_n != 0 || p.bright.stride_n != 0;
+  const bool by_channel = p.dark.stride_c != 0 || p.bright.stride_c != 0;
+  const int64_t images = by_image ? p.n : 1, channels = by_channel ? p.c : 1;
   std::vector<Share<T>> result;
+  result.reserve(static_cast<size_t>(images * channels));
+  for (int64_t n = 0; n < images; ++n) {
+    for (int64_t c = 0; c < channels; ++c) {
+      result.push_back(
+          {{imf_dark.const_data_ptr<T>() + n * p.dark.stride_n + c * p.dark.stride_c,
+            imf_bright.const_data_ptr<T>() + n * p.bright.stride_n + c * p.bright.stride_c,
+            static_cast<int32_t>(p.dark.levels),
+            static_cast<int32_t>(p.bright.levels),
+            low,
+            high},
+           {}});
+    }
+  }
   for (int64_t n = 0; n < p.n; ++n) {
     for (int64_t c = 0; c < p.c; ++c) {
-      const T* table_dark = dark + n * p.dark.stride_n + c * p.dark.stride_c;
-      const T* table_bright = bright + n * p.bright.stride_n + c * p.bright.stride_c;
-      auto same = std::find_if(result.begin(), result.end(), [&](const Share<T>& share) {
-        return share.channel.dark == table_dark && share.channel.bright == table_bright;
-      });
-      if (same == result.end()) {
-        result.push_back({{table_dark,
-                           table_bright,
-                           static_cast<int32_t>(p.dark.levels),
-                           static_cast<int32_t>(p.bright.levels),
-                           low,
-                           high},
-                          {}});
-        same = result.end() - 1;
-      }
-      same->planes.push_back(n * p.c + c);
+      const int64_t share = (by_image ? n : 0) * channels + (by_channel ? c : 0);
+      result[static_cast<size_t>(share)].planes.push_back(n * p.c + c);
     }
   }
   return result;
 }
 
-// Runs kernel(begin, end, plane) over the pixels of all planes, in parallel over pixels.
+// A plane and the share that it belongs to.
+struct Assigned {
+  size_t share;
+  int64_t plane;
+};
+
+template <class T>
+std::vector<Assigned> assignments(const std::vector<Share<T>>& all) {
+  std::vector<Assigned> result;
+  for (size_t share = 0; share < all.size(); ++share) {
+    for (const int64_t plane : all[share].planes) result.push_back({share, plane});
+  }
+  return result;
+}
+
+// Runs kernel(begin, length, share) over the pixels of all planes, in parallel over pixels.
 template <class Kernel>
-void over_planes(const std::vector<int64_t>& planes, int64_t plane_size, const Kernel& kernel) {
+void over_planes(const std::vector<Assigned>& planes, int64_t plane_size, const Kernel& kernel) {
   const int64_t total = static_cast<int64_t>(planes.size()) * plane_size;
   torch::stable::parallel_for(0, total, grain, [&](int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end;) {
       const int64_t within = at % plane_size;
       const int64_t length = std::min(end - at, plane_size - within);
-      kernel(planes[static_cast<size_t>(at / plane_size)] * plane_size + within, length);
+      const Assigned& assigned = planes[static_cast<size_t>(at / plane_size)];
+      kernel(assigned.plane * plane_size + within, length, assigned.share);
       at += length;
     }
   });
 }
 
 template <class In, class Out, class T>
-void fuse_each(const Share<T>& share,
+void fuse_each(const std::vector<Share<T>>& all,
                int64_t plane_size,
                const In* dark,
                const In* bright,
                Out* out,
                ImfFuse<In, Out, T> fuse) {
-  over_planes(share.planes, plane_size, [&](int64_t at, int64_t length) {
-    fuse(dark + at, bright + at, length, share.channel, out + at);
+  over_planes(assignments(all), plane_size, [&](int64_t at, int64_t length, size_t share) {
+    fuse(dark + at, bright + at, length, all[share].channel, out + at);
   });
 }
 
-// uint8 images: byte permutations where the level and the thresholds allow, else one joint table of
-// both codes, else, for few pixels, pixel by pixel.
+// uint8 images by byte permutations, where the level and the thresholds of all shares allow it.
+bool fuse_packed(const std::vector<Share<float>>& all,
+                 int64_t plane_size,
+                 const uint8_t* dark,
+                 const uint8_t* bright,
+                 uint8_t* out) {
+  const ImfLoops& loop = loops();
+  if (loop.pack == nullptr) return false;
+  constexpr std::align_val_t line{64};
+  const auto release = [](uint8_t* memory) { operator delete[](memory, line); };
+  const size_t bytes = (static_cast<size_t>(loop.packed_bytes) + 63) / 64 * 64;
+  const std::unique_ptr<uint8_t[], decltype(release)> storage(
+      static_cast<uint8_t*>(operator new[](bytes * all.size(), line)), release);
+  const auto packed = [&](size_t share) {
+    return reinterpret_cast<ImfPacked*>(storage.get() + share * bytes);
+  };
+  for (size_t share = 0; share < all.size(); ++share) {
+    if (!loop.pack(all[share].channel, packed(share))) return false;
+  }
+  over_planes(assignments(all), plane_size, [&](int64_t at, int64_t length, size_t share) {
+    loop.fuse_packed(dark + at, bright + at, length, *packed(share), out + at);
+  });
+  return true;
+}
+
+// uint8 images: by byte permutations where that is possible, else one joint table of both codes for
+// every share of many pixels, else pixel by pixel.
 template <class Out>
-void fuse_bytes(const Share<float>& share,
+void fuse_bytes(const std::vector<Share<float>>& all,
                 int64_t plane_size,
                 const uint8_t* dark,
                 const uint8_t* bright,
@@ -225,39 +269,31 @@ void fuse_bytes(const Share<float>& share,
   constexpr bool to_bytes = std::is_same_v<Out, uint8_t>;
   const ImfLoops& loop = loops();
   if constexpr (to_bytes) {
-    if (loop.pack != nullptr) {
-      const auto storage = std::make_unique<uint8_t[]>(static_cast<size_t>(loop.packed_bytes) + 64);
-      void* aligned = storage.get();
-      size_t space = static_cast<size_t>(loop.packed_bytes) + 64;
-      std::align(64, static_cast<size_t>(loop.packed_bytes), aligned, space);
-      auto* packed = static_cast<ImfPacked*>(aligned);
-      if (loop.pack(share.channel, packed)) {
-        return over_planes(share.planes, plane_size, [&](int64_t at, int64_t length) {
-          loop.fuse_packed(dark + at, bright + at, length, *packed, out + at);
-        });
-      }
-    }
+    if (fuse_packed(all, plane_size, dark, bright, out)) return;
   }
-  if (static_cast<int64_t>(share.planes.size()) * plane_size < joint_worthwhile) {
+  // All shares have equally many planes.
+  if (static_cast<int64_t>(all.front().planes.size()) * plane_size < joint_worthwhile) {
     if constexpr (to_bytes)
-      return fuse_each(share, plane_size, dark, bright, out, loop.fuse_u8);
+      return fuse_each(all, plane_size, dark, bright, out, loop.fuse_u8);
     else
-      return fuse_each(share, plane_size, dark, bright, out, loop.fuse_u8_f32);
+      return fuse_each(all, plane_size, dark, bright, out, loop.fuse_u8_f32);
   }
   const auto joint = std::make_unique_for_overwrite<Out[]>(joint_size);
-  torch::stable::parallel_for(0, 256, 32, [&](int64_t begin, int64_t end) {
-    const auto first = static_cast<int32_t>(begin), last = static_cast<int32_t>(end);
-    if constexpr (to_bytes)
-      loop.joint_u8(share.channel, first, last, joint.get());
-    else
-      loop.joint_u8_f32(share.channel, first, last, joint.get());
-  });
-  over_planes(share.planes, plane_size, [&](int64_t at, int64_t length) {
-    if constexpr (to_bytes)
-      loop.lookup_u8(dark + at, bright + at, length, joint.get(), out + at);
-    else
-      loop.lookup_u8_f32(dark + at, bright + at, length, joint.get(), out + at);
-  });
+  for (const Share<float>& share : all) {
+    torch::stable::parallel_for(0, 256, 32, [&](int64_t begin, int64_t end) {
+      const auto first = static_cast<int32_t>(begin), last = static_cast<int32_t>(end);
+      if constexpr (to_bytes)
+        loop.joint_u8(share.channel, first, last, joint.get());
+      else
+        loop.joint_u8_f32(share.channel, first, last, joint.get());
+    });
+    over_planes(assignments<float>({share}), plane_size, [&](int64_t at, int64_t length, size_t) {
+      if constexpr (to_bytes)
+        loop.lookup_u8(dark + at, bright + at, length, joint.get(), out + at);
+      else
+        loop.lookup_u8_f32(dark + at, bright + at, length, joint.get(), out + at);
+    });
+  }
 }
 
 void fuse_into(const Tensor& dark_in,
@@ -282,50 +318,46 @@ void fuse_into(const Tensor& dark_in,
   void* o = out.mutable_data_ptr();
   if (dtype == ScalarType::Double) {
     const auto low_f64 = ramp<double>("low", low), high_f64 = ramp<double>("high", high);
-    for (const auto& share : shares<double>(p, imf_dark, imf_bright, low_f64, high_f64)) {
-      fuse_each(share,
-                p.plane,
-                static_cast<const double*>(d),
-                static_cast<const double*>(b),
-                static_cast<double*>(o),
-                loop.fuse_f64);
-    }
-    return;
+    return fuse_each(shares<double>(p, imf_dark, imf_bright, low_f64, high_f64),
+                     p.plane,
+                     static_cast<const double*>(d),
+                     static_cast<const double*>(b),
+                     static_cast<double*>(o),
+                     loop.fuse_f64);
   }
-  for (const auto& share : shares<float>(p, imf_dark, imf_bright, low_f32, high_f32)) {
-    const auto each = [&]<class In, class Out>(ImfFuse<In, Out, float> fuse) {
-      fuse_each(share,
-                p.plane,
-                static_cast<const In*>(d),
-                static_cast<const In*>(b),
-                static_cast<Out*>(o),
-                fuse);
-    };
-    switch (dtype) {
-      case ScalarType::Byte: {
-        const auto* bytes_d = static_cast<const uint8_t*>(d);
-        const auto* bytes_b = static_cast<const uint8_t*>(b);
-        if (to_float)
-          fuse_bytes(share, p.plane, bytes_d, bytes_b, static_cast<float*>(o));
-        else
-          fuse_bytes(share, p.plane, bytes_d, bytes_b, static_cast<uint8_t*>(o));
-        break;
-      }
-      case ScalarType::UInt16:
-        if (to_float)
-          each(loop.fuse_u16_f32);
-        else
-          each(loop.fuse_u16);
-        break;
-      case ScalarType::Half:
-        each(loop.fuse_f16);
-        break;
-      case ScalarType::BFloat16:
-        each(loop.fuse_bf16);
-        break;
-      default:
-        each(loop.fuse_f32);
+  const auto all = shares<float>(p, imf_dark, imf_bright, low_f32, high_f32);
+  const auto each = [&]<class In, class Out>(ImfFuse<In, Out, float> fuse) {
+    fuse_each(all,
+              p.plane,
+              static_cast<const In*>(d),
+              static_cast<const In*>(b),
+              static_cast<Out*>(o),
+              fuse);
+  };
+  switch (dtype) {
+    case ScalarType::Byte: {
+      const auto* bytes_d = static_cast<const uint8_t*>(d);
+      const auto* bytes_b = static_cast<const uint8_t*>(b);
+      if (to_float)
+        fuse_bytes(all, p.plane, bytes_d, bytes_b, static_cast<float*>(o));
+      else
+        fuse_bytes(all, p.plane, bytes_d, bytes_b, static_cast<uint8_t*>(o));
+      break;
     }
+    case ScalarType::UInt16:
+      if (to_float)
+        each(loop.fuse_u16_f32);
+      else
+        each(loop.fuse_u16);
+      break;
+    case ScalarType::Half:
+      each(loop.fuse_f16);
+      break;
+    case ScalarType::BFloat16:
+      each(loop.fuse_bf16);
+      break;
+    default:
+      each(loop.fuse_f32);
   }
 }
 
@@ -379,35 +411,36 @@ void backward_planes(const ImfProblem& p,
              levels_bright = static_cast<size_t>(p.bright.levels);
   const size_t levels = levels_dark + levels_bright;
   const int64_t batch = std::max<int64_t>(1, (int64_t{1} << 22) / static_cast<int64_t>(levels));
-  for (const Share<T>& share : all) {
-    const int64_t tasks = static_cast<int64_t>(share.planes.size()) * chunks;
-    T* to_dark = grad_imf_dark + (share.channel.dark - imf_dark.const_data_ptr<T>());
-    T* to_bright = grad_imf_bright + (share.channel.bright - imf_bright.const_data_ptr<T>());
-    for (int64_t first = 0; first < tasks; first += batch) {
-      const int64_t count = std::min(batch, tasks - first);
-      const auto sums = std::make_unique<T[]>(static_cast<size_t>(count) * levels);
-      torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t task = begin; task < end; ++task) {
-          const int64_t within = (first + task) % chunks * chunk_pixels;
-          const int64_t at =
-              share.planes[static_cast<size_t>((first + task) / chunks)] * p.plane + within;
-          T* sum = sums.get() + static_cast<size_t>(task) * levels;
-          backward(grad.const_data_ptr<T>() + at,
-                   static_cast<const In*>(dark.const_data_ptr()) + at,
-                   static_cast<const In*>(bright.const_data_ptr()) + at,
-                   std::min(chunk_pixels, p.plane - within),
-                   share.channel,
-                   {grad_dark == nullptr ? nullptr : grad_dark + at,
-                    grad_bright == nullptr ? nullptr : grad_bright + at,
-                    sum,
-                    sum + levels_dark});
-        }
-      });
-      for (int64_t task = 0; task < count; ++task) {
-        const T* sum = sums.get() + static_cast<size_t>(task) * levels;
-        for (size_t i = 0; i < levels_dark; ++i) to_dark[i] += sum[i];
-        for (size_t i = 0; i < levels_bright; ++i) to_bright[i] += sum[levels_dark + i];
+  const std::vector<Assigned> planes = assignments(all);
+  const int64_t tasks = static_cast<int64_t>(planes.size()) * chunks;
+  const auto assigned = [&](int64_t task) { return planes[static_cast<size_t>(task / chunks)]; };
+  for (int64_t first = 0; first < tasks; first += batch) {
+    const int64_t count = std::min(batch, tasks - first);
+    const auto sums = std::make_unique<T[]>(static_cast<size_t>(count) * levels);
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t within = (first + task) % chunks * chunk_pixels;
+        const auto [share, plane] = assigned(first + task);
+        const int64_t at = plane * p.plane + within;
+        T* sum = sums.get() + static_cast<size_t>(task) * levels;
+        backward(grad.const_data_ptr<T>() + at,
+                 static_cast<const In*>(dark.const_data_ptr()) + at,
+                 static_cast<const In*>(bright.const_data_ptr()) + at,
+                 std::min(chunk_pixels, p.plane - within),
+                 all[share].channel,
+                 {grad_dark == nullptr ? nullptr : grad_dark + at,
+                  grad_bright == nullptr ? nullptr : grad_bright + at,
+                  sum,
+                  sum + levels_dark});
       }
+    });
+    for (int64_t task = 0; task < count; ++task) {
+      const ImfChannel<T>& channel = all[assigned(first + task).share].channel;
+      T* to_dark = grad_imf_dark + (channel.dark - imf_dark.const_data_ptr<T>());
+      T* to_bright = grad_imf_bright + (channel.bright - imf_bright.const_data_ptr<T>());
+      const T* sum = sums.get() + static_cast<size_t>(task) * levels;
+      for (size_t i = 0; i < levels_dark; ++i) to_dark[i] += sum[i];
+      for (size_t i = 0; i < levels_bright; ++i) to_bright[i] += sum[levels_dark + i];
     }
   }
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +28,16 @@ Times = Annotated[
 Ev = Annotated[str | None, typer.Option(help="Relative exposures in stops, one per image in their order: -2,0,2.")]
 Quality = Annotated[int, typer.Option(min=1, max=100, help="Quality of a JPEG.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def _exponent(measure: str) -> Any:
+    return typer.Option(min=0, callback=_finite, help=f"Weight exponent of {measure}.")
 
 
 class Method(StrEnum):
@@ -61,9 +72,13 @@ def fuse(
     ] = Method.mertens,
     times: Times = None,
     ev: Ev = None,
-    contrast: Annotated[float, typer.Option(min=0, help="Weight exponent of local contrast.")] = 1.0,
-    saturation: Annotated[float, typer.Option(min=0, help="Weight exponent of colour saturation.")] = 1.0,
-    exposedness: Annotated[float, typer.Option(min=0, help="Weight exponent of medium brightness.")] = 1.0,
+    contrast: Annotated[float, _exponent("local contrast")] = 1.0,
+    saturation: Annotated[
+        float, typer.Option(min=0, callback=_finite, help="Weight exponent of colour saturation.")
+    ] = 1.0,
+    exposedness: Annotated[
+        float, typer.Option(min=0, callback=_finite, help="Weight exponent of medium brightness.")
+    ] = 1.0,
     quality: Quality = 95,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Fuse every bracket in the folders.")] = False,
     per_set: Annotated[

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 _EXTRAS = ("typer", "rich", "OpenImageIO")
+_OUT_OF_MEMORY = "the images do not fit into memory; give fewer or smaller ones"
 
 
 def _fail(message: str, debug: bool) -> typer.Exit:
@@ -62,8 +63,12 @@ def errors_reported(debug: bool) -> Iterator[None]:
         if not isinstance(error, InputError):
             raise
         raise _fail(str(error), debug) from error
+    except MemoryError as error:
+        raise _fail(_OUT_OF_MEMORY, debug) from error
     except RuntimeError as error:
-        if "HDROPS_CPU" not in str(error) and "not enough memory" not in str(error):
+        if any(sign in str(error) for sign in ("allocate memory", "not enough memory", "bad_alloc")):
+            raise _fail(_OUT_OF_MEMORY, debug) from error
+        if "HDROPS_CPU" not in str(error):
             raise
         raise _fail(str(error), debug) from error
     except KeyboardInterrupt as error:

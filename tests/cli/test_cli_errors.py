@@ -179,6 +179,8 @@ def test_debug_adds_the_traceback(hdrops, tmp_path):
         (("fuse", "a.png"), "--out"),
         (("fuse", "a.png", "-o", "b.png", "--method", "best"), "best"),
         (("fuse", "a.png", "-o", "b.png", "--quality", "101"), "--quality"),
+        (("fuse", "a.png", "-o", "b.png", "--contrast", "inf"), "--contrast"),
+        (("fuse", "a.png", "-o", "b.png", "--saturation", "nan"), "--saturation"),
         (("interpolate", "a.png", "-o", "b.png"), "bright"),
         (("interpolate", "a.png", "b.png", "c.png", "-o", "d.png"), "c.png"),
         (("sample", "--nothing", "x"), "--nothing"),
@@ -202,6 +204,22 @@ def test_interrupt_exits_with_130(hdrops, tmp_path, frames8, monkeypatch):
     code, _, stderr = hdrops("fuse", *frames8, "-o", tmp_path / "out.png")
     assert code == 130
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_out_of_memory_is_one_line(hdrops, tmp_path, frames8, monkeypatch, error):
+    def exhausted(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr("hdrops.exposure_fusion", exhausted)
+    _assert_refused(hdrops("fuse", *frames8, "-o", tmp_path / "out.png"), "do not fit into memory")
 
 
 @pytest.mark.parametrize("kind", [AssertionError, ValueError, TypeError, RuntimeError])

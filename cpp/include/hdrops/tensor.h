@@ -131,23 +131,25 @@ inline void check_out(const char* op,
   check_same_device(op, "out", out, like);
 }
 
-// A fresh tensor of the given shape on the device of `like`. Outputs of 4 MB and more on the CPU
-// are advised onto huge pages before first touch: faulting 4-KiB pages costs more than most kernels
-// here.
+// Asks for huge pages under large memory before its first touch: faulting 4-KiB pages costs more
+// than most kernels here.
+inline void advise_huge_pages(void* memory, size_t bytes) {
+#ifdef __linux__
+  constexpr size_t threshold = 4 << 20;
+  if (bytes < threshold) return;
+  constexpr uintptr_t page = 4096;
+  const auto at = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t begin = (at + page - 1) / page * page, end = (at + bytes) / page * page;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+// A fresh tensor of the given shape on the device of `like`.
 inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
   Tensor out = torch::stable::empty(
       {shape.data(), shape.size()}, dtype, std::nullopt, like.device(), std::nullopt, std::nullopt);
-#ifdef __linux__
-  constexpr int64_t threshold = 4 << 20;
-  const int64_t bytes = out.numel() * static_cast<int64_t>(out.element_size());
-  if (like.is_cpu() && bytes >= threshold) {
-    constexpr uintptr_t page = 4096;
-    const auto begin = (reinterpret_cast<uintptr_t>(out.data_ptr()) + page - 1) / page * page;
-    const auto end =
-        (reinterpret_cast<uintptr_t>(out.data_ptr()) + static_cast<uintptr_t>(bytes)) / page * page;
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-  }
-#endif
+  if (like.is_cpu())
+    advise_huge_pages(out.data_ptr(), static_cast<size_t>(out.numel()) * out.element_size());
   return out;
 }
 

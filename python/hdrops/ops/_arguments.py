@@ -62,7 +62,7 @@ def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
         reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
         return x.data_ptr(), x.data_ptr() + (reach + 1) * x.element_size()
 
-    if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
+    if a.numel() == 0 or b.numel() == 0 or a.device != b.device or a.is_meta:
         return False
     (begin, end), (other_begin, other_end) = span(a), span(b)
     return begin < other_end and other_begin < end

@@ -29,8 +29,8 @@ operators: list[str] = []
 
 
 @functools.cache
-def cuda_missing() -> str | None:
-    """Load the CUDA kernels where torch can use them; otherwise say why they are inactive."""
+def _cuda_library_missing() -> str | None:
+    """Load the CUDA kernels where this torch can use them; otherwise say why not. Does not initialise CUDA."""
     if torch.version.cuda is None:
         return "this torch is a CPU build; install a CUDA build of torch"
     library = pathlib.Path(_C.__file__).parent / "libhdrops_cuda.so"
@@ -40,11 +40,17 @@ def cuda_missing() -> str | None:
         torch.ops.load_library(str(library))
     except OSError as error:
         return f"{library.name} did not load ({error})"
-    return None if torch.cuda.is_available() else "no CUDA device is visible to torch"
+    return None
 
 
 # The dispatcher must know the CUDA kernels before the first call.
-cuda_missing()
+_cuda_library_missing()
+
+
+@functools.cache
+def cuda_missing() -> str | None:
+    """Why the CUDA kernels are inactive, or None."""
+    return _cuda_library_missing() or (None if torch.cuda.is_available() else "no CUDA device is visible to torch")
 
 
 def interpreting() -> bool:

@@ -65,10 +65,11 @@ def crf_imf(crf: Tensor, ratio: float, levels: int = 256, *, inverse: bool = Fal
     With ``ratio=sqrt(Δt2 / Δt1)`` this is the map to the middle exposure itself, without the square-root rule.
 
     Args:
-        crf: the response per channel, (M,) or (C, M), M >= 2, strictly increasing. By default F on a uniform grid of
-            relative exposures from 0 to its last sample (as in the EMoR data base); with ``inverse`` F⁻¹ on a uniform
-            grid of codes (as OpenCV's calibrations return it). Any scale; the first and the last sample become 0 and
-            255.
+        crf: the response per channel, (M,) or (C, M), M >= 2. By default F on a uniform grid of relative exposures
+            from 0 to its last sample (as in the EMoR data base); with ``inverse`` F⁻¹ on a uniform grid of codes,
+            (M, 1, C) too, as OpenCV's calibrations return it. Any scale; of F the first and the last sample become 0
+            and 255. Where it does not rise, as where a camera clips or an estimate is noisy, the running maximum is
+            taken, and a level that several exposures reach stands for the first of them.
         ratio: exposure ratio Δt2 / Δt1 from the source to the target, positive.
         levels: entries of the table, 2 to 65536.
         inverse: whether ``crf`` maps codes to exposures.
@@ -77,24 +78,32 @@ def crf_imf(crf: Tensor, ratio: float, levels: int = 256, *, inverse: bool = Fal
         float32 table (levels,) or (C, levels) in 8-bit code units. Exposures beyond the response saturate at 255.
 
     Raises:
-        ValueError: crf is not strictly increasing, or ratio or levels are out of range.
+        ValueError: crf is not finite, does not rise at all or is negative (``inverse``), or ratio or levels are out
+            of range.
     """
     crf = _arguments.as_tensor(crf, "crf").detach().double()
+    if inverse and crf.dim() == 3 and crf.shape[1] == 1:
+        crf = crf[:, 0].T
     if crf.dim() not in (1, 2) or crf.shape[-1] < 2:
         raise ValueError(f"crf must be (M,) or (C, M) with M >= 2, got shape {tuple(crf.shape)}")
-    if not bool(crf.isfinite().all() & (crf.diff(dim=-1) > 0).all()):
-        raise ValueError("crf must be strictly increasing along its last dimension, and finite")
+    if not bool(crf.isfinite().all()):
+        raise ValueError("crf must be finite")
+    crf = crf.cummax(-1).values
+    if not bool((crf[..., -1] > crf[..., 0]).all()):
+        raise ValueError("crf must rise along its last dimension, but is constant or falls from its first sample on")
+    if inverse and not bool((crf >= 0).all()):
+        raise ValueError("an inverse crf holds exposures and must not be negative")
     _check_ratio(ratio)
     codes = (_codes(levels).double() / 255).to(crf.device)
     grid = torch.linspace(0, 1, crf.shape[-1], dtype=torch.float64, device=crf.device)
     rows = []
     for row in crf.reshape(-1, crf.shape[-1]):
+        rising = torch.cat([row.new_ones(1, dtype=torch.bool), row.diff() > 0])
+        samples, places = row[rising], grid[rising]
         if inverse:
-            exposure = row
-            response = grid
+            exposure, response = samples, places
         else:
-            exposure = grid
-            response = (row - row[0]) / (row[-1] - row[0])
+            exposure, response = places, (samples - samples[0]) / (samples[-1] - samples[0])
         scaled = ratio * reference._interpolate(codes, response, exposure)
         rows.append(255 * reference._interpolate(scaled, exposure, response))
     return torch.stack(rows).reshape(*crf.shape[:-1], levels).float()

@@ -23,7 +23,7 @@ def _interpolate(x: Tensor, xp: Tensor, fp: Tensor) -> Tensor:
     return fp[lower] + t * (fp[upper] - fp[lower])
 
 
-def _specify(source: Tensor, target: Tensor, saturated: float) -> Tensor:
+def specify(source: Tensor, target: Tensor, saturated: float) -> Tensor:
     """Map of one channel at full code resolution from two histograms, float64."""
     codes = len(source)
     z = torch.arange(codes, dtype=torch.float64, device=source.device)
@@ -58,7 +58,7 @@ def estimate_imf(source: Tensor, target: Tensor, levels: int, saturated: float) 
             of_source, of_target = (
                 torch.bincount(image[i, j].flatten().to(torch.int64), minlength=codes) for image in (source, target)
             )
-            out[i, j] = _interpolate(nodes, z, _specify(of_source, of_target, saturated)) * (255.0 / (codes - 1))
+            out[i, j] = _interpolate(nodes, z, specify(of_source, of_target, saturated)) * (255.0 / (codes - 1))
     return out
 
 
