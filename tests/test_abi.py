@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -107,3 +108,15 @@ def test_loops_of_a_level_stay_inside() -> None:
     weak = [line for line in everything if re.match(r"[0-9a-f]+ [WVu] ", line)]
     math = [line for line in weak if "hdrops::math::" in line or re.search(r"hdrops::(baseline|avx2|avx512)::", line)]
     assert not math
+
+
+def test_import_does_not_initialise_cuda():
+    # A process that forks, or chooses its device after the import, must still be able to.
+    program = (
+        "import torch\n"
+        "def initialise(*_): raise AssertionError('CUDA was initialised')\n"
+        "torch.cuda.is_available = torch.cuda.device_count = torch._C._cuda_init = initialise\n"
+        "torch.version.cuda = '13.0'\n"
+        "import hdrops\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -498,6 +498,13 @@ def test_backend_is_checked(case: OpCase, backend: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.has_out], ids=lambda case: case.name)
+def test_out_of_tensors_without_data(case: OpCase) -> None:
+    inputs = {name: x.to("meta") for name, x in case.inputs((2, 3, 4, 5), torch.float32).items()}
+    out = torch.empty_like(case.call(inputs))
+    assert case.call(inputs, out=out) is out
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.has_out], ids=lambda case: case.name)
 def test_out_and_dtype_are_checked(case: OpCase, backend: str, device: str) -> None:
     inputs = case.inputs((2, 3, 4, 5), torch.float32, device=device)
     codes = case.inputs((2, 3, 4, 5), torch.uint8, device=device)

@@ -116,6 +116,36 @@ def test_equals_golden_pictures(name: str, backend: str, device: str) -> None:
 # ---- properties of the fusion ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 3, 3, 9, 4099), (1, 40, 3, 7, 700), (2, 30, 1, 35, 1041), (1, 3, 3, 700, 9)],
+    ids=["wide", "many exposures", "grey", "high"],
+)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_strips(shape: tuple[int, ...], dtype: torch.dtype, backend: str, threads: Any) -> None:
+    """The C++ kernel goes down strips of columns: no seam, whatever the strips and the threads."""
+    if backend != "cpp":
+        pytest.skip("strips are those of the C++ kernel")
+    bracket = random_bracket(shape)
+    if dtype == torch.uint8:
+        bracket = (bracket * 255).round().to(torch.uint8)
+    threads(1)
+    result = fuse(bracket, dtype=torch.float32)
+    exact = fuse(bracket.double() / (255 if dtype == torch.uint8 else 1), backend="reference")
+    torch.testing.assert_close(result.double(), exact, rtol=0, atol=2e-5)
+    threads(2)
+    assert torch.equal(fuse(bracket, dtype=torch.float32), result)
+    if dtype == torch.float32:
+        upstream = random_bracket(tuple(result.shape), 1) - 0.5
+        leaf, precise = bracket.requires_grad_(), bracket.detach().double().requires_grad_()
+        (actual,) = torch.autograd.grad(fuse(leaf), leaf, upstream)
+        (expected,) = torch.autograd.grad(fuse(precise, backend="reference"), precise, upstream.double())
+        distance = (actual.double() - expected).norm() / expected.norm()
+        assert float(distance) < 1e-4
+        threads(1)
+        assert torch.equal(torch.autograd.grad(fuse(leaf), leaf, upstream)[0], actual)
+
+
 @pytest.mark.parametrize("convention", ["paper", "opencv"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_one_exposure_is_returned(channels: int, convention: Any, backend: str, device: str) -> None:
