@@ -160,9 +160,10 @@ class Fusion {
       scratch += problem_.c * sizes_[level].pixels();
     }
     if (backward_) weights_[0] = scratch;
-    if (backward_) store_weights();
-    if (depth() == 0) return;
-    descend_finest();
+    if (depth() > 0)
+      descend_finest();
+    else if (backward_)
+      store_weights();
     for (int32_t level = 1; level < depth(); ++level) {
       const auto here = static_cast<size_t>(level), next = here + 1;
       const typename Step<T>::Pair& down = steps_[here].down;
@@ -207,24 +208,22 @@ class Fusion {
     collapse_finest(finish);
   }
 
-  // Gradient of the bracket in [0, 1] units times `unit` of the storage; `grad` is (C, H, W) in [0,
-  // 1] units. `adjoint` holds adjoint_size() values.
+  // Gradient of the bracket in [0, 1] units, (K, C, H, W), to `out`; `grad` is (C, H, W) in [0, 1]
+  // units. `adjoint` holds adjoint_size() values.
   int64_t adjoint_size() const {
-    int64_t total = 2 * rounded_up(problem_.k * sizes_[0].pixels());
+    int64_t total = problem_.k * sizes_[0].pixels();
     for (size_t level = 1; level < sizes_.size(); ++level) {
       total += sizes_[level].pixels() * (problem_.c + problem_.k + problem_.k * problem_.c);
     }
     return total;
   }
 
-  template <class Finish>
-  void differentiate(const T* grad, T* adjoint, const Finish& finish) {
+  void differentiate(const T* grad, T* adjoint, T* out) {
     const size_t levels = sizes_.size();
     std::vector<T*> result_grads(levels), weight_grads(levels), image_grads(levels);
-    for (size_t level = 0; level < levels; ++level) {
+    for (size_t level = 1; level < levels; ++level) {
       weight_grads[level] = adjoint;
-      adjoint += rounded_up(problem_.k * sizes_[level].pixels());
-      if (level == 0) continue;
+      adjoint += problem_.k * sizes_[level].pixels();
       result_grads[level] = adjoint;
       adjoint += problem_.c * sizes_[level].pixels();
       image_grads[level] = adjoint;
@@ -245,77 +244,57 @@ class Fusion {
                result_grads[static_cast<size_t>(level) + 1]);
     }
 
-    // Of the bands and of both Gaussian pyramids, coarse to fine; the finest images follow below.
-    for (int32_t level = depth(); level >= 0; --level) {
+    // Of the bands and of both Gaussian pyramids, coarse to fine; the finest level follows below.
+    for (int32_t level = depth(); level > 0; --level) {
       const Size size = sizes_[static_cast<size_t>(level)];
       over_rows(size.height,
                 size.width * problem_.k * (problem_.c + 1) * 6,
                 [&](int64_t begin, int64_t end) {
-                  const Rows rows(*this, level);
-                  const auto coarse = buffer<T>(size.width);
+                  const auto coarse = buffer<T>(size.width), scratch = buffer<T>(size.width);
                   for (int64_t y = begin; y < end; ++y) {
                     for (int64_t k = 0; k < problem_.k; ++k) {
                       T* weight_grad = plane(weight_grads, level, k) + y * size.pitch;
-                      if (level < depth()) {
-                        filtered_row<T>(*steps_[static_cast<size_t>(level)].down_adjoint,
-                                        plane(weight_grads, level + 1, k),
-                                        sizes_[static_cast<size_t>(level) + 1].pitch,
-                                        y,
-                                        0,
-                                        size.width,
-                                        rows.scratch(),
-                                        weight_grad);
-                      } else {
-                        std::fill_n(weight_grad, size.width, T(0));
-                      }
+                      start_weight_grad(level, k, y, weight_grads, scratch.get(), weight_grad);
                       for (int64_t c = 0; c < problem_.c; ++c) {
-                        const T* const upstream = result_grad(level, c) + y * size.pitch;
-                        const T* const image = rows.image(k, c, y);
-                        const T* const base = band_base(
-                            level, k * problem_.c + c, y, whole(level), rows.scratch(), coarse.get());
-                        fusion_loops<T>().blend(&upstream,
-                                                &image,
-                                                T(1),
-                                                base == nullptr ? nullptr : &base,
-                                                1,
-                                                size.width,
-                                                weight_grad);
-                        if (level > 0) {
-                          T* to = plane(image_grads, level, k * problem_.c + c) + y * size.pitch;
-                          image_grad_row(
-                              level, k, c, y, result_grad, image_grads, rows, coarse.get(), to);
-                        }
+                        const int64_t at = k * problem_.c + c;
+                        add_band(plane(result_grads, level, c) + y * size.pitch,
+                                 plane(images_, level, at) + y * size.pitch,
+                                 T(1),
+                                 band_base(level, at, y, whole(level), scratch.get(), coarse.get()),
+                                 size.width,
+                                 weight_grad);
+                        image_grad_row(level,
+                                       k,
+                                       c,
+                                       y,
+                                       result_grad,
+                                       image_grads,
+                                       scratch.get(),
+                                       coarse.get(),
+                                       plane(image_grads, level, at) + y * size.pitch);
                       }
                     }
                   }
                 });
     }
+    differentiate_weights(result_grad, weight_grads, laplacian_grads, out);
 
-    weigh_backward(weight_grads[0], laplacian_grads);
-
-    // Finest images: bands, Gaussian pyramid, and the three measures.
+    // Finest images: bands, Gaussian pyramid, and the contrast, which needs its neighbours.
     const Size size = sizes_[0];
     over_rows(
-        size.height, size.width * problem_.k * problem_.c * 12, [&](int64_t begin, int64_t end) {
-          const Rows rows(*this, 0);
-          Weigher weigher(*this, size.width, 1);
-          weigher.enter(whole(0));
-          const auto coarse = buffer<T>(size.width), unused = buffer<T>(size.width);
-          const auto channels = buffer<T>(3 * size.width);
-          T* const to[3] = {
-              channels.get(), channels.get() + size.width, channels.get() + 2 * size.width};
+        size.height, size.width * problem_.k * problem_.c * 8, [&](int64_t begin, int64_t end) {
+          const auto coarse = buffer<T>(size.width), scratch = buffer<T>(size.width),
+                     bands = buffer<T>(size.width);
           for (int64_t k = 0; k < problem_.k; ++k) {
             const T* laplacian = laplacian_grads + k * size.pixels();
             for (int64_t y = begin; y < end; ++y) {
+              T* to[3] = {};
               for (int64_t c = 0; c < problem_.c; ++c) {
-                image_grad_row(0, k, c, y, result_grad, image_grads, rows, coarse.get(), to[c]);
+                to[c] = out + (k * problem_.c + c) * size.pixels() + y * size.width;
+                image_grad_row(
+                    0, k, c, y, result_grad, image_grads, scratch.get(), coarse.get(), bands.get());
+                fusion_loops<T>().add(bands.get(), T(1), size.width, to[c]);
               }
-              fusion_loops<T>().weights_grad(weigher.around(k, y),
-                                             weight_grads[0] + k * size.pixels() + y * size.width,
-                                             size.width,
-                                             parameters_,
-                                             to,
-                                             unused.get());
               const bool single = size.height == 1;
               const int64_t above = single ? y : y - 1, below = y + 1;
               fusion_loops<T>().contrast_grad(
@@ -333,7 +312,6 @@ class Fusion {
                   problem_.c,
                   parameters_,
                   to);
-              for (int64_t c = 0; c < problem_.c; ++c) finish(k, c, y, to[c]);
             }
           }
         });
@@ -372,33 +350,6 @@ class Fusion {
     if (y + 1 < problem_.h) prefetch<0>(row + problem_.w * bytes, columns.width() * bytes);
     fusion_loops<T>().load(row, storage_, columns.width(), scale, out);
   }
-
-  // Image rows of one level in [0, 1] units; those of the finest are loaded from the bracket when
-  // asked for.
-  class Rows {
-   public:
-    Rows(const Fusion& fusion, int32_t level)
-        : fusion_(fusion),
-          level_(level),
-          row_(buffer<T>(fusion.problem_.w)),
-          scratch_(buffer<T>(fusion.problem_.w)) {}
-
-    const T* image(int64_t k, int64_t c, int64_t y) const {
-      if (level_ > 0) {
-        return fusion_.plane(fusion_.images_, level_, k * fusion_.problem_.c + c) +
-               y * fusion_.sizes_[static_cast<size_t>(level_)].pitch;
-      }
-      fusion_.load(k, c, y, fusion_.whole(0), fusion_.parameters_.unit, row_.get());
-      return row_.get();
-    }
-
-    T* scratch() const { return scratch_.get(); }
-
-   private:
-    const Fusion& fusion_;
-    int32_t level_;
-    Buffer<T> row_, scratch_;
-  };
 
   // What is subtracted from a piece of an image row to get its band: the coarser level, filtered
   // upward; null at the coarsest.
@@ -524,6 +475,9 @@ class Fusion {
       return rows;
     }
 
+    const T* weights(int64_t k, int64_t y) const {
+      return weight_ring(k) + y % held_ * stride_;
+    }
     T* raw(int64_t k, int64_t c, int64_t y) const {
       return raw_ring(k * fusion_.problem_.c + c) + y % raw_held_ * stride_;
     }
@@ -568,22 +522,15 @@ class Fusion {
     return {width, std::max(narrowest, values / values_per_column)};
   }
 
+  // The finest weights, for the backward.
   void store_weights() {
-    const Strips all = strips(problem_.w, Weigher::values(*this, 1));
-    over_strips(
-        all,
-        problem_.h,
-        all.widest() * problem_.k * problem_.c * 8,
-        [&] { return Weigher(*this, all.widest(), 1); },
-        [&](Weigher& weigher, Strip strip, int64_t y) {
-          weigher.enter(strip);
-          weigher.weigh(y);
-          for (int64_t k = 0; k < problem_.k; ++k) {
-            std::copy_n(weigher.weight_ring(k),
-                        strip.width(),
-                        plane(weights_, 0, k) + y * problem_.w + strip.begin);
-          }
-        });
+    Weigher weigher(*this, problem_.w, 1);
+    weigher.enter(whole(0));
+    for (int64_t y = 0; y < problem_.h; ++y) {
+      weigher.weigh(y);
+      for (int64_t k = 0; k < problem_.k; ++k)
+        std::copy_n(weigher.weight_ring(k), problem_.w, plane(weights_, 0, k) + y * problem_.w);
+    }
   }
 
   // Weights and images of the second level, from codes.
@@ -620,6 +567,7 @@ class Fusion {
             first = std::min(first, index);
           }
           for (int64_t row = first; row < first + count; ++row) weigher.weigh(row);
+          if (backward_) keep_weights(weigher, from, strip, y);
 
           const auto shrink = [&](const T* ring, const std::array<Tap<T>, 5>& here, T* plane) {
             T* const out = plane + y * size.pitch;
@@ -636,6 +584,18 @@ class Fusion {
               shrink(weigher.raw_ring(image), of_images, plane(images_, 1, image));
           }
         });
+  }
+
+  // Keeps the finest weights above row y of the second level; the weigher's columns begin at `from`.
+  void keep_weights(const Weigher& weigher, int64_t from, Strip strip, int64_t y) {
+    const int64_t begin = 2 * strip.begin, end = std::min(problem_.w, 2 * strip.end);
+    for (int64_t row = 2 * y; row < std::min(problem_.h, 2 * y + 2); ++row) {
+      for (int64_t k = 0; k < problem_.k; ++k) {
+        std::copy_n(weigher.weights(k, row) + (begin - from),
+                    end - begin,
+                    plane(weights_, 0, k) + row * problem_.w + begin);
+      }
+    }
   }
 
   template <class Finish>
@@ -681,37 +641,83 @@ class Fusion {
         });
   }
 
-  // Gradients of normalised weights (K, H, W) become those of unnormalised weights in place, and
-  // the gradients of the Laplacians (K, H, W) are written.
-  void weigh_backward(T* weight_grads, T* laplacian_grads) {
+  // The share of the weights' Gaussian pyramid in the gradient of a row of weights.
+  void start_weight_grad(int32_t level,
+                         int64_t k,
+                         int64_t y,
+                         const std::vector<T*>& weight_grads,
+                         T* scratch,
+                         T* out) const {
+    const int64_t width = sizes_[static_cast<size_t>(level)].width;
+    if (level == depth()) {
+      std::fill_n(out, width, T(0));
+      return;
+    }
+    filtered_row<T>(*steps_[static_cast<size_t>(level)].down_adjoint,
+                    plane(weight_grads, level + 1, k),
+                    sizes_[static_cast<size_t>(level) + 1].pitch,
+                    y,
+                    0,
+                    width,
+                    scratch,
+                    out);
+  }
+
+  // out += upstream * band.
+  static void add_band(
+      const T* upstream, const T* image, T unit, const T* base, int64_t n, T* out) {
+    fusion_loops<T>().blend(&upstream, &image, unit, base == nullptr ? nullptr : &base, 1, n, out);
+  }
+
+  // Through the finest weights: writes the gradients of the Laplacians (K, H, W), and to `out`
+  // (K, C, H, W) those of the images by saturation and exposedness.
+  template <class ResultGrad>
+  void differentiate_weights(const ResultGrad& result_grad,
+                             const std::vector<T*>& weight_grads,
+                             T* laplacian_grads,
+                             T* out) {
     const Size size = sizes_[0];
+    const auto k_count = static_cast<size_t>(problem_.k);
     over_rows(
-        size.height, size.width * problem_.k * problem_.c * 12, [&](int64_t begin, int64_t end) {
+        size.height, size.width * problem_.k * problem_.c * 16, [&](int64_t begin, int64_t end) {
           Weigher weigher(*this, size.width, 1);
           weigher.enter(whole(0));
-          const auto unnormalised = buffer<T>(problem_.k * size.width);
-          const auto unused = buffer<T>(3 * size.width);
-          T* const discard[3] = {
-              unused.get(), unused.get() + size.width, unused.get() + 2 * size.width};
-          std::fill_n(unused.get(), 3 * size.width, T(0));
-          std::vector<const T*> weights(static_cast<size_t>(problem_.k));
-          std::vector<T*> grads(static_cast<size_t>(problem_.k));
+          const int64_t stride = rounded_up(size.width);
+          const auto rows = buffer<T>((2 * problem_.k + 2) * stride);
+          T* const coarse = rows.get() + 2 * problem_.k * stride;
+          T* const scratch = coarse + stride;
+          std::vector<const T*> weights(k_count);
+          std::vector<T*> grads(k_count);
+          for (size_t k = 0; k < k_count; ++k) {
+            weights[k] = rows.get() + static_cast<int64_t>(k) * stride;
+            grads[k] = rows.get() + (problem_.k + static_cast<int64_t>(k)) * stride;
+          }
           for (int64_t y = begin; y < end; ++y) {
-            // The weights need every exposure before any gradient does: two rounds over the rows at
-            // hand.
             for (int64_t k = 0; k < problem_.k; ++k) {
-              T* to = unnormalised.get() + k * size.width;
-              weigher.unnormalised(k, y, to);
-              weights[static_cast<size_t>(k)] = to;
-              grads[static_cast<size_t>(k)] = weight_grads + k * size.pixels() + y * size.width;
+              weigher.unnormalised(k, y, rows.get() + k * stride);
+              T* const grad = grads[static_cast<size_t>(k)];
+              start_weight_grad(0, k, y, weight_grads, scratch, grad);
+              for (int64_t c = 0; c < problem_.c; ++c) {
+                add_band(result_grad(0, c) + y * size.width,
+                         weigher.raw(k, c, y),
+                         parameters_.unit,
+                         band_base(0, k * problem_.c + c, y, whole(0), scratch, coarse),
+                         size.width,
+                         grad);
+              }
             }
             fusion_loops<T>().normalise_grad(weights.data(), grads.data(), problem_.k, size.width);
             for (int64_t k = 0; k < problem_.k; ++k) {
+              T* to[3] = {};
+              for (int64_t c = 0; c < problem_.c; ++c) {
+                to[c] = out + (k * problem_.c + c) * size.pixels() + y * size.width;
+                std::fill_n(to[c], size.width, T(0));
+              }
               fusion_loops<T>().weights_grad(weigher.around(k, y),
                                              grads[static_cast<size_t>(k)],
                                              size.width,
                                              parameters_,
-                                             discard,
+                                             to,
                                              laplacian_grads + k * size.pixels() + y * size.width);
             }
           }
@@ -750,7 +756,7 @@ class Fusion {
                       int64_t y,
                       const ResultGrad& result_grad,
                       const std::vector<T*>& image_grads,
-                      const Rows& rows,
+                      T* filter_scratch,
                       T* scratch,
                       T* out) const {
     const int64_t width = sizes_[static_cast<size_t>(level)].width;
@@ -767,7 +773,7 @@ class Fusion {
                       y,
                       0,
                       width,
-                      rows.scratch(),
+                      filter_scratch,
                       scratch);
       fusion_loops<T>().add(scratch, T(1), width, out);
     }
@@ -887,29 +893,24 @@ void backward_images(const FusionProblem& p,
     Fusion<T> fusion(p, storage, true);
     const auto scratch = buffer<T>(fusion.pyramid_size());
     const auto adjoint = buffer<T>(fusion.adjoint_size());
-    const auto masked = buffer<T>(p.c * pixels);
+    const auto masked = buffer<T>(p.opencv ? 0 : p.c * pixels);
     for (int64_t n = begin; n < end; ++n) {
-      const T* from = grad.const_data_ptr<T>() + n * p.c * pixels;
-      T* upstream = masked.get();
+      const T* const from = grad.const_data_ptr<T>() + n * p.c * pixels;
       fusion.build(static_cast<const char*>(bracket.const_data_ptr()) +
                        n * p.k * p.c * pixels * bytes_of(storage),
                    scratch.get());
-      if (p.opencv) {
-        std::copy_n(from, p.c * pixels, upstream);
-      } else {
+      if (!p.opencv) {
         fusion.collapse([&](int64_t c, int64_t y, Strip columns, const T* row) {
           const int64_t at = c * pixels + y * p.w + columns.begin;
           for (int64_t x = 0; x < columns.width(); ++x) {
-            upstream[at + x] = row[x] < T(0) || row[x] > T(1) ? T(0) : from[at + x];
+            masked[static_cast<size_t>(at + x)] =
+                row[x] < T(0) || row[x] > T(1) ? T(0) : from[at + x];
           }
         });
       }
-      T* to = out.mutable_data_ptr<T>() + n * p.k * p.c * pixels;
-      fusion.differentiate(upstream,
+      fusion.differentiate(p.opencv ? from : masked.get(),
                            adjoint.get(),
-                           [&](int64_t k, int64_t c, int64_t y, const T* row) {
-                             std::copy_n(row, p.w, to + (k * p.c + c) * pixels + y * p.w);
-                           });
+                           out.mutable_data_ptr<T>() + n * p.k * p.c * pixels);
     }
   });
 }
