@@ -6,7 +6,9 @@ A new operator adds its ``OpCase`` entries to ``CASES``.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
+import pkgutil
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 import hdrops
+from hdrops import reference
 from hdrops.ops import _providers
 from hdrops.reference import exposure_fusion as exposure_fusion_reference
 from hdrops.reference import imf as imf_reference
@@ -88,10 +91,12 @@ def lay_out(image: Tensor, layout: str) -> Tensor:
 
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
-    """Let the reference compute in float64 whatever the dtype of the images."""
+    """Let every reference compute in float64 whatever the dtype of the images."""
     with contextlib.ExitStack() as stack:
-        for module in (imf_reference, exposure_fusion_reference):
-            stack.enter_context(mock.patch.object(module, "_compute", return_value=torch.float64))
+        for module in pkgutil.iter_modules(reference.__path__):
+            definition = importlib.import_module(f"hdrops.reference.{module.name}")
+            if hasattr(definition, "_compute"):
+                stack.enter_context(mock.patch.object(definition, "_compute", return_value=torch.float64))
         yield
 
 

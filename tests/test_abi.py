@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
+from binaries import dynamic_section, machine_paths, missing_tools, newest_versions, output, undefined, unstable
 
 import hdrops
 
+pytestmark = pytest.mark.skipif(bool(missing_tools()), reason="binutils (nm, readelf) are not installed")
 FOLDER = pathlib.Path(hdrops._C.__file__).parent
 LIBRARIES = ["libhdrops.so", pathlib.Path(hdrops._C.__file__).name, "libhdrops_cuda.so"]
 every_library = pytest.mark.parametrize("name", LIBRARIES)
@@ -22,31 +23,6 @@ def library(name: str) -> pathlib.Path:
     if not path.exists():
         pytest.skip(f"{name} was not built")
     return path
-
-
-def output(tool: str, *arguments: str) -> str:
-    if shutil.which(tool) is None:
-        pytest.skip(f"{tool} (binutils) is not installed")
-    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
-
-
-def undefined(path: pathlib.Path) -> list[str]:
-    """Demangled names of the symbols that a library imports."""
-    lines = output("nm", "-D", "--undefined-only", "-C", str(path)).splitlines()
-    return [line.split(maxsplit=1)[1] for line in lines if line.strip()]
-
-
-def unstable(symbols: list[str]) -> list[str]:
-    """Those of the symbols that belong to torch's C++ library, whose ABI changes with every release."""
-    return [symbol for symbol in symbols if re.search(r"\b(at|c10)::", symbol)]
-
-
-def dynamic_section(path: pathlib.Path) -> dict[str, list[str]]:
-    """Entries of the dynamic section: NEEDED, RUNPATH, RPATH, SONAME."""
-    entries: dict[str, list[str]] = {}
-    for tag, value in re.findall(r"\((\w+)\).*\[(.*)\]", output("readelf", "-d", str(path))):
-        entries.setdefault(tag, []).append(value)
-    return entries
 
 
 def test_unstable_symbols_are_recognised() -> None:
@@ -88,12 +64,23 @@ def test_no_path_of_the_build_machine(name: str) -> None:
 
 
 @every_library
-def test_messages_carry_repository_paths(name: str) -> None:
+def test_no_file_of_the_build_machine(name: str) -> None:
     """File names in error messages begin at the repository, wherever that was when it was built."""
-    text = library(name).read_bytes()
-    root = str(pathlib.Path(__file__).parents[1]).encode()
-    assert root + b"/cpp" not in text
-    assert root + b"/cuda" not in text
+    assert not machine_paths(library(name))
+
+
+def test_machine_paths_are_recognised(tmp_path: pathlib.Path) -> None:
+    binary = tmp_path / "library"
+    binary.write_bytes(
+        b"\0cpp/ops/imf.cpp\0torch/csrc/stable/ops.h\0/srv/ci/hdrops/cpp/ops/imf.cpp\0/home/me/x\0/dev/null\0"
+    )
+    assert machine_paths(binary) == ["/home/me/x", "/srv/ci/hdrops/cpp/ops/imf.cpp"]
+
+
+def test_versions_are_read() -> None:
+    versions = newest_versions(library("libhdrops.so"))
+    assert (2,) < versions["GLIBC"] < (3,)
+    assert versions["GLIBCXX"] >= (3, 4)
 
 
 def test_loops_of_a_level_stay_inside() -> None:

@@ -48,6 +48,11 @@ def shapes_of(case: OpCase) -> list[str]:
     return [name for name in case.shapes if not INTERPRETING or name in INTERPRETED_SHAPES]
 
 
+def usual_dtype(case: OpCase) -> torch.dtype:
+    """Bytes where the operator is defined on codes, float32 elsewhere."""
+    return torch.uint8 if torch.uint8 in case.dtypes else torch.float32
+
+
 def label(value: Any) -> str:
     return str(value).removeprefix("torch.")
 
@@ -152,7 +157,7 @@ def test_values(
 @pytest.mark.parametrize("case", [c for c in CASES if c.has_out], ids=lambda case: case.name)
 def test_memory_format(case: OpCase, layout: str, backend: str, device: str) -> None:
     """A channels-last image gives a channels-last result, any other layout a contiguous one."""
-    for dtype in (torch.float32, torch.uint8):
+    for dtype in (torch.float32, usual_dtype(case)):
         actual = case.call(case.inputs(shape_of("odd", backend), dtype, layout, device), backend=backend)
         last = actual.is_contiguous(memory_format=torch.channels_last)
         assert (last, actual.is_contiguous()) == (layout == "channels_last", layout != "channels_last")
@@ -323,7 +328,7 @@ def test_gradcheck(case: OpCase, backend: str, device: str) -> None:
 
 
 def test_integer_images_have_no_gradient(backend: str, device: str) -> None:
-    for case in differentiable:
+    for case in (c for c in differentiable if torch.uint8 in c.dtypes):
         inputs = case.inputs(shape_of("odd", backend), torch.uint8, "contiguous", device)
         leaves = {name: x.requires_grad_() if x.is_floating_point() else x for name, x in inputs.items()}
         assert not case.call(leaves, backend=backend).requires_grad
@@ -483,7 +488,7 @@ def test_autocast(case: OpCase, backend: str, device: str) -> None:
 
 @every_case
 def test_backend_is_checked(case: OpCase, backend: str, device: str) -> None:
-    inputs = case.inputs((1, 3, 4, 4), torch.uint8, device=device)
+    inputs = case.inputs((1, 3, 4, 4), usual_dtype(case), device=device)
     with pytest.raises(ValueError, match="backend must be one of cpp, cuda, triton, reference"):
         case.call(inputs, backend="numpy")
     if device == "cpu":
@@ -507,7 +512,6 @@ def test_out_of_tensors_without_data(case: OpCase) -> None:
 @pytest.mark.parametrize("case", [c for c in CASES if c.has_out], ids=lambda case: case.name)
 def test_out_and_dtype_are_checked(case: OpCase, backend: str, device: str) -> None:
     inputs = case.inputs((2, 3, 4, 5), torch.float32, device=device)
-    codes = case.inputs((2, 3, 4, 5), torch.uint8, device=device)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
@@ -521,13 +525,19 @@ def test_out_and_dtype_are_checked(case: OpCase, backend: str, device: str) -> N
     for wrong in (torch.float64, torch.float16, torch.uint8, torch.int32):
         with pytest.raises(TypeError, match=r"is not offered; ask for torch\.float32"):
             case.call(inputs, backend=backend, out=empty(2, 3, 4, 5, dtype=wrong))
-        with pytest.raises(TypeError, match=r"is not offered; ask for torch\.float32"):
-            case.call(inputs, backend=backend, dtype=wrong)
-    for wrong in (torch.float64, torch.uint16, torch.int64):
-        with pytest.raises(TypeError, match=r"ask for torch\.uint8 or torch\.float32"):
-            case.call(codes, backend=backend, dtype=wrong)
-    with pytest.raises(ValueError, match="contradicts out"):
-        case.call(codes, backend=backend, dtype=torch.float32, out=empty(2, 3, 4, 5, dtype=torch.uint8))
+    # Only where codes can give float32 is there a choice, and so an argument dtype.
+    if torch.uint8 in case.dtypes:
+        codes = case.inputs((2, 3, 4, 5), torch.uint8, device=device)
+        choices = (
+            (inputs, r"torch\.float32", (torch.float64, torch.float16, torch.uint8, torch.int32)),
+            (codes, r"torch\.uint8 or torch\.float32", (torch.float64, torch.uint16, torch.int64)),
+        )
+        for given, offers, dtypes in choices:
+            for wrong in dtypes:
+                with pytest.raises(TypeError, match=f"is not offered; ask for {offers}"):
+                    case.call(given, backend=backend, dtype=wrong)
+        with pytest.raises(ValueError, match="contradicts out"):
+            case.call(codes, backend=backend, dtype=torch.float32, out=empty(2, 3, 4, 5, dtype=torch.uint8))
     for name in case.differentiable:
         variable = inputs | {name: inputs[name].detach().requires_grad_()}
         with pytest.raises(RuntimeError, match="out= does not support autograd"):
@@ -538,11 +548,11 @@ def test_out_and_dtype_are_checked(case: OpCase, backend: str, device: str) -> N
 
 @every_case
 def test_image_dtype_and_rank_are_checked(case: OpCase, backend: str, device: str) -> None:
-    inputs = case.inputs((2, 3, 4, 5), torch.uint8, device=device)
-    wrong_dtypes = [torch.int32, torch.int8, torch.bool, torch.complex64]
-    for dtype in wrong_dtypes if case.has_out else [*wrong_dtypes, torch.float32]:
+    inputs = case.inputs((2, 3, 4, 5), usual_dtype(case), device=device)
+    wrong_dtypes = {torch.int32, torch.int8, torch.bool, torch.complex64, torch.uint8, torch.float32} - {*case.dtypes}
+    for dtype in wrong_dtypes:
         images = {name: inputs[name].to(dtype) for name in case.images}
-        with pytest.raises(TypeError, match=rf"{case.images[0]} must be uint8.*got {dtype}"):
+        with pytest.raises(TypeError, match=rf"{case.images[0]} must be (uint8|floating point).*got {dtype}"):
             case.call(inputs | images, backend=backend)
     images = {name: inputs[name][0, 0] for name in case.images}
     with pytest.raises(ValueError, match=f"{case.images[0]} must be .*got shape"):
@@ -556,7 +566,7 @@ def test_image_dtype_and_rank_are_checked(case: OpCase, backend: str, device: st
 def test_numpy_arrays_enter_by_dlpack(case: OpCase, backend: str, device: str) -> None:
     if device != "cpu":
         pytest.skip("NumPy arrays lie in CPU memory")
-    inputs = case.inputs((2, 3, 4, 5), torch.uint8)
+    inputs = case.inputs((2, 3, 4, 5), usual_dtype(case))
     arrays = {name: x.numpy() for name, x in inputs.items()}
     assert all(isinstance(array, np.ndarray) for array in arrays.values())
     assert bits(case.call(arrays, backend=backend)) == bits(case.call(inputs, backend=backend))
@@ -627,7 +637,7 @@ def skip_without(gpu_backend: str) -> None:
 def test_stream(case: OpCase, gpu_backend: str) -> None:
     """Work goes to the current stream: queued behind a long wait, it sees what that stream wrote before."""
     skip_without(gpu_backend)
-    inputs = case.inputs(case.many_blocks, torch.uint8, device="cuda")
+    inputs = case.inputs(case.many_blocks, usual_dtype(case), device="cuda")
     expected = case.call(inputs, backend=gpu_backend)
     late = {name: torch.zeros_like(x) for name, x in inputs.items()}
     torch.cuda.synchronize()
@@ -669,7 +679,7 @@ def test_second_device(case: OpCase, gpu_backend: str) -> None:
     skip_without(gpu_backend)
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
-    inputs = case.inputs(SHAPES["odd"], torch.uint8)
+    inputs = case.inputs(SHAPES["odd"], usual_dtype(case))
     results = [
         case.call({name: x.to(d) for name, x in inputs.items()}, backend=gpu_backend) for d in ("cuda:0", "cuda:1")
     ]
