@@ -421,10 +421,10 @@ def test_compile(case: OpCase, dynamic: bool, backend: str, device: str) -> None
         assert counter.frame_count == graphs, f"shape {shape} was compiled anew"
 
 
-@pytest.mark.parametrize("name", ["imf_fuse", "exposure_fusion"])
-def test_compile_inductor(name: str, backend: str, device: str) -> None:
+@pytest.mark.parametrize("operator", sorted({case.operator for case in CASES if case.has_out}))
+def test_compile_inductor(operator: str, backend: str, device: str) -> None:
     torch._dynamo.reset()
-    case = by_name[name]
+    case = next(c for c in CASES if c.operator == operator)
     inputs = case.inputs((2, 3, 9, 13), torch.float32, device=device)
     compiled = torch.compile(lambda x: 2 * case.call(x, backend=backend) + 1, fullgraph=True)
     expected = 2 * case.call(inputs, backend=backend) + 1
