@@ -80,7 +80,7 @@ def run(as_json: bool) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for package, version in facts["versions"].items():
-        table.add_row(package, version or "not installed; pip install 'hdrops[cli,triton]'")
+        table.add_row(package, version or escape("not installed; pip install 'hdrops[cli,triton]'"))
     cpu, gpu = facts["cpu"], facts["gpu"]
     table.add_row(
         "CPU level",
