@@ -123,7 +123,7 @@ docs: $(STAMPS)/docs
 wheel: $(SETUP) $(WHEEL_TOOLS)
 	rm -rf build/wheel dist
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/wheel .
-	PATH="$(abspath $(dir $(PY))):$$PATH" $(PY) -m auditwheel repair --exclude libtorch.so --wheel-dir dist build/wheel/*.whl
+	PATH="$(if $(WHEEL_TOOLS),$(CURDIR)/.venv/bin:)$$PATH" $(PY) -m auditwheel repair --exclude libtorch.so --wheel-dir dist build/wheel/*.whl
 	$(PY) tests/wheel_check.py dist/*.whl --torch "$(TORCH)"
 
 clean:
