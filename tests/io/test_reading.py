@@ -217,7 +217,7 @@ def test_permission_denied(tmp_path, monkeypatch):
 def test_other_content_is_refused(tmp_path, extension, content):
     path = tmp_path / f"a{extension}"
     path.write_bytes(content)
-    refused(path, "is not a PNG, TIFF, JPEG, OpenEXR or Radiance HDR image")
+    refused(path, "is not a PNG, TIFF, JPEG, OpenEXR, Radiance HDR, HEIC, AVIF or camera RAW image")
 
 
 @pytest.mark.parametrize(
