@@ -40,7 +40,7 @@ def read_heif(file: pathlib.Path, max_pixels: int) -> tuple[np.ndarray[Any, Any]
                 f"{file} has {width} x {height} pixels, more than the limit of {max_pixels}; "
                 "reduce it or raise max_pixels"
             )
-        pixels = np.asarray(image)
+        pixels = np.array(image)
         mode, depth = str(image.mode).partition(";")[::2]
     except ModuleNotFoundError as error:
         name = "AVIF" if avif else "HEIC"

@@ -201,9 +201,9 @@ def _location(spec: Any) -> Location | None:
 def describe_exposure(spec: Any, exposure: Exposure) -> None:
     """Put an exposure into an OpenImageIO specification."""
     if exposure.time is not None:
-        spec.attribute("ExposureTime", exposure.time)
+        spec.attribute("ExposureTime", float(exposure.time))
     if exposure.f_number is not None:
-        spec.attribute("FNumber", exposure.f_number)
+        spec.attribute("FNumber", float(exposure.f_number))
     if exposure.iso is not None:
         iso = round(exposure.iso)
         # OpenImageIO's TIFF writer loses the first of these; the first is also limited to 16 bits.
@@ -230,9 +230,9 @@ def describe_metadata(spec: Any, metadata: Metadata, format: str) -> None:
         if offset:
             spec.attribute("Exif:OffsetTimeOriginal", f"{offset[:3]}:{offset[3:5]}")
     if metadata.focal_length is not None:
-        spec.attribute("Exif:FocalLength", metadata.focal_length)
+        spec.attribute("Exif:FocalLength", float(metadata.focal_length))
     if metadata.exposure_bias is not None:
-        spec.attribute("Exif:ExposureBiasValue", metadata.exposure_bias)
+        spec.attribute("Exif:ExposureBiasValue", float(metadata.exposure_bias))
     if metadata.location is not None:
         _describe_location(spec, metadata.location, format)
 
@@ -247,5 +247,5 @@ def _describe_location(spec: Any, location: Location, format: str) -> None:
         spec.attribute(attribute, "float[3]", (degrees, minutes, seconds))
         spec.attribute(f"{attribute}Ref", negative if value < 0 else positive)
     if location.altitude is not None and (location.altitude >= 0 or format != "tiff"):  # the writer loses the sign
-        spec.attribute("GPS:Altitude", abs(location.altitude))
+        spec.attribute("GPS:Altitude", float(abs(location.altitude)))
         spec.attribute("GPS:AltitudeRef", int(location.altitude < 0))

@@ -92,9 +92,11 @@ def read_pixels(file: pathlib.Path, header: Header) -> np.ndarray[Any, Any]:
             "copy it again"
         )
     colours, exponents = pixels[:, :3], pixels[:, 3:].astype(np.int32)
-    linear: np.ndarray[Any, Any] = np.ldexp(colours.astype(np.float32), exponents - _EXPONENT_OF_ONE)
+    linear = colours.astype(np.float32)
+    np.ldexp(linear, exponents - _EXPONENT_OF_ONE, out=linear)
     linear[exponents[:, 0] == 0] = 0
-    return linear.reshape(header.height, header.width, 3)
+    rows: np.ndarray[Any, Any] = linear.reshape(header.height, header.width, 3)
+    return rows
 
 
 def _expand(stream: IO[bytes], count: int) -> np.ndarray[Any, Any]:
@@ -118,4 +120,5 @@ def _expand(stream: IO[bytes], count: int) -> np.ndarray[Any, Any]:
     if source[0] < 0:  # a run of nothing
         return stored[:0]
     repeats = np.minimum(repeats, count + 1)[:used]
-    return stored[np.repeat(source[:used], repeats)[: count + 1]]
+    expanded: np.ndarray[Any, Any] = np.repeat(stored[source[:used]], repeats, axis=0)[: count + 1]
+    return expanded

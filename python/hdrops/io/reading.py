@@ -31,6 +31,9 @@ _COLOUR_CHANNELS = {("Y",): 1, ("Y", "A"): 1, ("R", "G", "B"): 3, ("R", "G", "B"
 # A Huffman code has at least one bit and a block 64 pixels: a byte codes 512 pixels at most, and four times
 # that is room for arithmetic coding. Beyond, libjpeg would make the pixels up, for seconds and gigabytes.
 _JPEG_PIXELS_PER_BYTE = 2048
+# Every scan of a progressive file goes over all its pixels, however few bytes it has; encoders make about ten.
+_MOST_JPEG_SCANS = 200
+_START_OF_SCAN = b"\xff\xda"
 _CMYK_PHOTOMETRIC = 5
 _TIFF_PHOTOMETRICS = (0, 1, 2, 3, 6)  # white is zero, black is zero, RGB, palette, YCbCr
 
@@ -127,6 +130,8 @@ def _check_header(file: pathlib.Path, name: str, format: str, spec: Any, max_pix
         )
     if format == "jpeg" and width * height > _JPEG_PIXELS_PER_BYTE * file.stat().st_size:
         raise InputError(f"{file} is too short for {width} x {height} pixels; it may be truncated, copy it again")
+    if format == "jpeg" and _count_scans(file) > _MOST_JPEG_SCANS:
+        raise InputError(f"{file} is a JPEG of more than {_MOST_JPEG_SCANS} scans; save it again with fewer")
     if width < 1 or height < 1 or spec.depth > 1 or spec.deep:
         raise InputError(f"{file} is not a flat image ({width} x {height} x {spec.depth}); export a flattened copy")
     photometric = spec.get_int_attribute("tiff:PhotometricInterpretation", 2)
@@ -145,6 +150,11 @@ def _check_header(file: pathlib.Path, name: str, format: str, spec: Any, max_pix
             wanted = " or ".join(_SAMPLES[format])
             raise InputError(f"{file} has {sample} samples; export the {name} with {wanted} samples")
     return _COLOUR_CHANNELS[names]
+
+
+def _count_scans(file: pathlib.Path) -> int:
+    with open(file, "rb") as stream:
+        return stream.read().count(_START_OF_SCAN)
 
 
 def _upright(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:

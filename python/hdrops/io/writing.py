@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import resource
 import secrets
 import shutil
 import stat
@@ -31,6 +32,7 @@ _FORMATS = {
     ".hdr": "hdr",
 }
 _LINEAR_EXTENSIONS = (".exr", ".hdr")
+_ROOM_FOR_METADATA = 1 << 24  # bytes
 
 
 def write_image(
@@ -171,6 +173,10 @@ def _encode(
     """
     import OpenImageIO as oiio
 
+    # The memory that stands for a file is a file to this limit, which libjpeg too answers by ending the process.
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and limit < 2 * pixels.nbytes + _ROOM_FOR_METADATA:
+        raise InputError(f"cannot write {target}: files are limited to {limit} bytes here; raise that by ulimit -f")
     format = _FORMATS[extension]
     height, width, channels = pixels.shape
     spec = oiio.ImageSpec(width, height, channels, sample)
