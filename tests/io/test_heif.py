@@ -1,3 +1,5 @@
+import contextlib
+import struct
 import subprocess
 import sys
 
@@ -134,6 +136,41 @@ def test_truncation(tmp_path, capfd, kind):
         path.write_bytes(content[: (len(content) - 1) * part // 20])
         refused(path)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["heic", "avif"])
+def test_corruption(tmp_path, capfd, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "heic":
+        write(path, picture())
+    else:
+        avif(path, picture())
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for trial in range(60):
+        damaged = bytearray(content)
+        for position in rng.integers(12, len(content) if trial % 2 else 300, 4):
+            damaged[position] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            read_image(path, max_pixels=2**20)
+    assert capfd.readouterr().err == ""
+
+
+def test_header_and_data_of_different_sizes(tmp_path):
+    write(tmp_path / "a.heic", picture())
+    content = bytearray((tmp_path / "a.heic").read_bytes())
+    place = content.index(b"ispe") + 8
+    content[place : place + 8] = struct.pack(">II", 32, 20)
+    (tmp_path / "a.heic").write_bytes(content)
+    refused(tmp_path / "a.heic", "cannot be read as HEIC")
+
+
+def test_container_without_an_image(tmp_path):
+    write(tmp_path / "a.heic", picture())
+    content = (tmp_path / "a.heic").read_bytes()
+    (tmp_path / "a.heic").write_bytes(content.replace(b"hvc1", b"none"))
+    refused(tmp_path / "a.heic", "cannot be read as HEIC")
 
 
 @pytest.mark.parametrize("kind", ["heic", "avif"])

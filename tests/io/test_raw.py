@@ -153,6 +153,12 @@ def test_sensors_without_a_bayer_filter(tmp_path):
     refused(read_bayer, path, "Bayer")
 
 
+def test_filters_of_colours_that_do_not_exist(tmp_path):
+    for cell in ([0, 1, 1, 9], [0, 0, 1, 2], [1, 1, 1, 1], [3, 4, 5, 6]):
+        path = written(tmp_path, raw_files.dng(codes(), changed={33422: (1, cell)}))
+        refused(read_bayer, path)
+
+
 def test_pixel_limit(tmp_path):
     path = written(tmp_path, raw_files.dng(codes()))
     for call in (read_raw, read_bayer, read_image):

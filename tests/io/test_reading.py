@@ -336,6 +336,14 @@ def test_bombs_are_refused_before_they_expand(tmp_path):
     refused(tmp_path / "b.jpg", "too short for 16000 x 16000 pixels")
 
 
+def test_jpeg_of_endless_scans(tmp_path):
+    content = _whole_file(tmp_path, "progressive.jpg")
+    last = content.rindex(b"\xff\xda")
+    path = tmp_path / "b.jpg"
+    path.write_bytes(content[:last] + content[last:-2] * 300 + content[-2:])
+    refused(path, "scans")
+
+
 def test_compressed_text_in_a_png_does_not_expand(tmp_path):
     text = image_files.png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))
     (tmp_path / "a.png").write_bytes(image_files.png(1, 1, b"\0\1\2\3", extra=text))

@@ -41,13 +41,15 @@ def read_heif(file: pathlib.Path, max_pixels: int) -> tuple[np.ndarray[Any, Any]
                 "reduce it or raise max_pixels"
             )
         pixels = np.array(image)
+        if pixels.shape[:2] != (height, width):
+            raise ValueError(f"its header states {width} x {height} pixels, its data hold others")
         mode, depth = str(image.mode).partition(";")[::2]
     except ModuleNotFoundError as error:
         name = "AVIF" if avif else "HEIC"
         raise InputError(f"{file} is {name}, which needs pillow-heif; pip install 'hdrops[heif]'") from error
     except MemoryError as error:
         raise InputError(f"{file} does not fit into memory; reduce it") from error
-    except (ValueError, RuntimeError, SyntaxError, EOFError, OSError, struct.error) as error:
+    except (ValueError, LookupError, RuntimeError, SyntaxError, EOFError, OSError, struct.error) as error:
         if isinstance(error, InputError):
             raise
         reason = " ".join(str(error).split())[:200].rstrip(".") or "no reason given"

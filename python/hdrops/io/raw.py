@@ -115,7 +115,7 @@ def read_bayer(path: str | os.PathLike[str], *, max_pixels: int = 2**28) -> Baye
     file = pathlib.Path(path)
     with _opened(file, max_pixels) as raw:
         cell = [] if raw.raw_pattern is None else raw.raw_colors_visible[:2, :2].flatten().tolist()
-        pattern = "".join(_COLOURS[colour] for colour in cell)
+        pattern = "".join(_COLOURS[colour] if colour < len(_COLOURS) else "?" for colour in cell)
         if raw.raw_pattern is None or raw.raw_pattern.shape != (2, 2) or sorted(pattern) != sorted(_COLOURS):
             raise InputError(f"{file} comes from a sensor without a Bayer filter; read it with read_raw")
         codes = raw.raw_image_visible
