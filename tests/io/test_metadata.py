@@ -154,3 +154,13 @@ def test_profile_with_a_size_that_is_not_its_own(tmp_path):
     profile[:4] = struct.pack(">I", len(profile) + 4)
     image_files.write(tmp_path / "a.jpg", np.zeros((8, 8, 3), np.uint8), ICCProfile=bytes(profile))
     assert read_image(tmp_path / "a.jpg").metadata == Metadata()
+
+
+def test_text_in_latin_1(tmp_path):
+    image_files.write(tmp_path / "a.jpg", np.zeros((8, 8, 3), np.uint8), Make="M~ker", Copyright="~ 2024")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content.replace(b"M~ker", b"M\xe4ker").replace(b"~ 2024", b"\xa9 2024"))
+    metadata = read_image(tmp_path / "a.jpg").metadata
+    assert (metadata.make, metadata.copyright) == ("Mäker", "© 2024")
+    write_image(tmp_path / "b.jpg", pixels_for(".jpg"), metadata=metadata)
+    assert read_image(tmp_path / "b.jpg").metadata == metadata

@@ -156,9 +156,14 @@ def _positive(spec: Any, attribute: str) -> float | None:
 
 def _text(spec: Any, attribute: str) -> str | None:
     try:
-        text = " ".join(str(spec.get_string_attribute(attribute)).replace("\0", " ").split())
+        stored = str(spec.get_string_attribute(attribute)).encode(errors="surrogateescape")
     except UnicodeDecodeError:
         return None
+    try:
+        text = stored.decode()
+    except UnicodeDecodeError:  # EXIF is ASCII by the standard, but many programs write Latin-1
+        text = stored.decode("latin-1")
+    text = " ".join(text.replace("\0", " ").split())
     return text if text and text.isprintable() and len(text) <= _LONGEST_TEXT else None
 
 
