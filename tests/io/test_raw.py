@@ -191,15 +191,15 @@ def test_corruption(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("call", ["read_image", "read_raw", "read_bayer"])
-def test_missing_reader_names_the_fix(tmp_path, call):
+def test_missing_reader_names_the_fix(tmp_path):
     path = written(tmp_path, raw_files.dng(codes()))
     code = (
         "import sys; sys.modules['rawpy'] = None; import hdrops.io as io\n"
-        f"try: io.{call}(sys.argv[1])\nexcept io.InputError as error: print(error)"
+        "for call in (io.read_image, io.read_raw, io.read_bayer):\n"
+        "  try: call(sys.argv[1])\n  except io.InputError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{path} is a camera RAW file, which needs rawpy; pip install 'hdrops[raw]'\n"
+    assert done.stdout == 3 * f"{path} is a camera RAW file, which needs rawpy; pip install 'hdrops[raw]'\n"
 
 
 def test_missing_file():

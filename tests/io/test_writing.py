@@ -244,7 +244,7 @@ def test_full_device_leaves_the_old_file(tmp_path, monkeypatch, extension):
     assert path.read_text() == "old"
 
 
-@pytest.mark.parametrize("extension", [".png", ".tif", ".jpg", ".exr", ".hdr"])
+@pytest.mark.parametrize("extension", [".jpg", ".exr"])
 def test_limit_of_file_sizes_leaves_the_old_file(tmp_path, extension):
     path = tmp_path / f"a{extension}"
     path.write_text("old")

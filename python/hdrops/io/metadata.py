@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hdrops.io import _stderr
 from hdrops.io.errors import InputError
 from hdrops.io.exposure import Exposure
 
@@ -134,7 +135,8 @@ def read_exif(block: bytes) -> Any:
     with open(os.memfd_create("exif"), "wb") as stream:
         stream.write(b"\x89PNG\r\n\x1a\n" + header + chunk(b"eXIf", block) + pixel + chunk(b"IEND", b""))
         stream.flush()
-        source = oiio.ImageInput.open(f"/proc/self/fd/{stream.fileno()}")
+        with _stderr.without_library_messages():
+            source = oiio.ImageInput.open(f"/proc/self/fd/{stream.fileno()}")
         if source is None:
             oiio.geterror()
             return oiio.ImageSpec()
