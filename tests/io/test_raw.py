@@ -153,6 +153,15 @@ def test_sensors_without_a_bayer_filter(tmp_path):
     refused(read_bayer, path, "Bayer")
 
 
+def test_camera_without_colours(tmp_path):
+    sensor = codes()
+    changed = {262: (3, [34892]), 50714: (3, [64])} | dict.fromkeys((33421, 33422, 50713, 50721, 50728, 50778))
+    path = written(tmp_path, raw_files.dng(sensor, changed=changed))
+    expected = torch.from_numpy((sensor[None].astype(np.float32) - 64) / (4095 - 64))
+    torch.testing.assert_close(read_raw(path).pixels, expected, rtol=0, atol=2 / 65535)
+    refused(read_bayer, path, "Bayer")
+
+
 def test_filters_of_colours_that_do_not_exist(tmp_path):
     for cell in ([0, 1, 1, 9], [0, 0, 1, 2], [1, 1, 1, 1], [3, 4, 5, 6]):
         path = written(tmp_path, raw_files.dng(codes(), changed={33422: (1, cell)}))

@@ -65,7 +65,8 @@ def read_raw(path: str | os.PathLike[str], *, white_balance: bool = True, max_pi
     Args:
         path: a DNG, NEF, CR2, CR3, ARW or other file that LibRaw reads.
         white_balance: multiply the colours by the as-shot white balance, the least factor being 1, and clip at 1. A
-            file that states none gets LibRaw's daylight balance of its camera.
+            file that states none gets LibRaw's daylight balance of its camera. Frames that a camera took with
+            automatic white balance each have factors of their own.
         max_pixels: refuse images with more pixels than this, before any pixel is read.
 
     Returns:
