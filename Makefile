@@ -26,7 +26,7 @@ CLANG_FORMAT ?= .venv/bin/clang-format
 WHEEL_TOOLS := .venv/stamps/auditwheel
 endif
 
-.PHONY: demo test test-full bench gpu lint format asan docs wheel clean help
+.PHONY: demo test test-full bench gpu lint format asan fuzz docs wheel clean help
 
 help:
 	@echo "make demo [BRACKET=dir]  build, render (or take) a bracket, fuse it, print where the picture is"
@@ -37,6 +37,7 @@ help:
 	@echo "make asan                operator tests under AddressSanitizer and UBSan"
 	@echo "make docs                the documentation, in build/docs"
 	@echo "make wheel               a wheel in dist, audited, and tested in a fresh environment without a compiler"
+	@echo "make fuzz                coverage-guided fuzzing of every file reader; FUZZ_SECONDS=60 each"
 
 # ---- set-up --------------------------------------------------------------------------------------------------------
 
@@ -87,6 +88,12 @@ asan: $(STAMPS)/dev
 	  -C build-dir=build/asan/cmake -C cmake.define.HDROPS_SANITIZE=ON -C cmake.define.HDROPS_CUDA=OFF
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  PYTHONPATH=build/asan/site $(PY) -m pytest tests/ops -q -p no:cacheprovider -k "not compile and not export"
+
+# An input may take 10 s and the process 2 GiB. What is found lies in build/fuzz/FORMAT/findings.
+FUZZ_SECONDS ?= 60
+fuzz: $(STAMPS)/dev
+	$(PY) -m pip install --quiet --disable-pip-version-check atheris
+	$(PY) tests/fuzz/run.py $(FUZZ_SECONDS) build/fuzz
 
 bench: $(STAMPS)/dev
 	$(PY) -m pytest bench -q

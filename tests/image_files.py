@@ -25,7 +25,10 @@ def write(path, pixels, sample=None, names=None, **attributes):
         spec.channelnames = names
         spec.alpha_channel = names.index("A") if "A" in names else -1
     for name, value in attributes.items():
-        spec.attribute(name.replace("__", ":"), value)
+        if isinstance(value, bytes):
+            spec.attribute(name, f"uint8[{len(value)}]", np.frombuffer(value, dtype=np.uint8))
+        else:
+            spec.attribute(name.replace("__", ":"), value)
     output = oiio.ImageOutput.create(str(path))
     assert output.open(str(path), spec)
     assert output.write_image(np.ascontiguousarray(pixels))
@@ -41,6 +44,25 @@ def png(width, height, rows, *, bits=8, colour=2, extra=b""):
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
     data = png_chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + header + extra + data + png_chunk(b"IEND", b"")
+
+
+def icc_profile(colours, size=0):
+    """A colour profile without meaning, but of correct form: a display's, of "RGB " or "GRAY"."""
+    text = b"text" + bytes(4) + b"test" + bytes(max(4, size - 156))
+    tags = struct.pack(">I4sII", 1, b"desc", 144, len(text))
+    header = struct.pack(
+        ">I4sI4s4s4s6H4s28x3I48x",
+        128 + len(tags) + len(text),
+        b"test",
+        0x04300000,
+        b"mntr",
+        colours,
+        b"XYZ ",
+        *(2024, 5, 6, 7, 8, 9),
+        b"acsp",
+        *(0xF6D6, 0x10000, 0xD32D),  # D50
+    )
+    return header + tags + text
 
 
 def cmyk_jpeg():

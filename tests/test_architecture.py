@@ -32,7 +32,7 @@ LAYERS = [
     {"kernels"},
     {"reference"},
 ]
-HEAVY = ["matplotlib", "cv2", "OpenImageIO", "typer", "pydantic", "triton", "rawpy", "tensorboard"]
+HEAVY = ["matplotlib", "cv2", "OpenImageIO", "typer", "pydantic", "triton", "rawpy", "pillow_heif", "tensorboard"]
 
 
 def imported_by(path: pathlib.Path) -> set[str]:

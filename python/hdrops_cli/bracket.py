@@ -12,7 +12,6 @@ from hdrops_cli.report import warn, working
 if TYPE_CHECKING:
     from hdrops.io import Bracket
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".hdr")
 _FLOAT_IMAGES = (".exr", ".hdr")
 _LOSSY_IMAGES = (".jpg", ".jpeg")
 
@@ -37,13 +36,17 @@ def parse_numbers(text: str | None, option: str, example: str) -> list[float] | 
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images of one folder, sorted by name."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGES and p.name[0] != "." and p.is_file())
+    """The images of one folder, sorted by name; camera RAW files only where it has no others."""
+    from hdrops.io import IMAGE_ENDINGS, RAW_ENDINGS
+
+    files = sorted(p for p in folder.iterdir() if p.name[0] != "." and p.is_file())
+    images = [p for p in files if p.suffix.lower() in IMAGE_ENDINGS]
+    return images or [p for p in files if p.suffix.lower() in RAW_ENDINGS]
 
 
 def images_of(paths: Sequence[Path]) -> list[Path]:
     """The paths, with folders replaced by the images in them, sorted by name."""
-    from hdrops.io import InputError
+    from hdrops.io import IMAGE_ENDINGS, RAW_ENDINGS, InputError
 
     images: list[Path] = []
     for path in paths:
@@ -52,7 +55,8 @@ def images_of(paths: Sequence[Path]) -> list[Path]:
             continue
         found = images_in(path)
         if not found:
-            raise InputError(f"{path} is a folder without images; expected files ending in {', '.join(_IMAGES)}")
+            endings = ", ".join(IMAGE_ENDINGS + RAW_ENDINGS)
+            raise InputError(f"{path} is a folder without images; expected files ending in {endings}")
         images += found
     return images
 
@@ -86,6 +90,11 @@ def read_checked(
     check_writable(out)
     bracket = read_bracket(images, times=times, ev=ev)
     _check_range(bracket, out)
+    if len({metadata.icc_profile for metadata in bracket.metadata}) > 1:
+        warn(
+            f"the frames from {bracket.paths[0]} on have different colour profiles, which are not applied; "
+            "the result has the middle frame's"
+        )
     return bracket
 
 

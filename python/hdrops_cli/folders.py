@@ -215,7 +215,13 @@ def _fuse(
     try:
         job.result.parent.mkdir(parents=True, exist_ok=True)
         bracket = read_checked([frame.path for frame in job.group.frames], job.result, times, ev)
-        write_image(job.result, fused(bracket, method, **exponents), quality=quality)
+        write_image(
+            job.result,
+            fused(bracket, method, **exponents),
+            exposure=bracket.common_exposure,
+            metadata=bracket.middle_metadata,
+            quality=quality,
+        )
     except InputError as error:
         return str(error)
     except OSError as error:

@@ -56,6 +56,6 @@ def run(
         picture = fused(bracket, method, **exponents)
     done = time.perf_counter()
     with working(f"writing {out}"):
-        write_image(out, picture, quality=quality)
+        write_image(out, picture, exposure=bracket.common_exposure, metadata=bracket.middle_metadata, quality=quality)
     spent = f"read {read - started:.2f} s, fused {done - read:.2f} s, wrote {time.perf_counter() - done:.2f} s"
     say(f"{describe(bracket)}, {method}, {spent} → {out}")

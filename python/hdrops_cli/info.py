@@ -41,6 +41,8 @@ def collect() -> dict[str, Any]:
             "triton": version("triton"),
             "numpy": version("numpy"),
             "OpenImageIO": version("OpenImageIO"),
+            "rawpy": version("rawpy"),
+            "pillow-heif": version("pillow-heif"),
             "Python": platform.python_version(),
         },
         "cpu": {
@@ -80,7 +82,7 @@ def run(as_json: bool) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for package, version in facts["versions"].items():
-        table.add_row(package, version or escape("not installed; pip install 'hdrops[cli,triton]'"))
+        table.add_row(package, version or escape("not installed; pip install 'hdrops[cli,raw,heif,triton]'"))
     cpu, gpu = facts["cpu"], facts["gpu"]
     table.add_row(
         "CPU level",

@@ -26,6 +26,6 @@ def run(dark: Path, bright: Path, out: Path, times: str | None, ev: str | None, 
         seconds = math.sqrt(float(bracket.exposure_times.prod()))
         # Times from EXIF refer to the aperture and sensitivity of the darkest frame.
         exposure = replace(bracket.exposures[0], time=seconds) if bracket.ordered_by == "exif" else Exposure(seconds)
-    write_image(out, middle, exposure=exposure, quality=quality)
+    write_image(out, middle, exposure=exposure, metadata=bracket.middle_metadata, quality=quality)
     known = "" if exposure is None or exposure.time is None else f", exposed {exposure.time:.4g} s"
     say(f"{describe(bracket)}{known}, {time.perf_counter() - started:.2f} s → {out}")

@@ -1,6 +1,9 @@
 """Bad input: exit code 2, one line on stderr, nothing written."""
 
+import image_files
+import numpy as np
 import pytest
+import raw_files
 import torch
 
 from hdrops.io import write_image
@@ -26,6 +29,30 @@ def _truncated(frames, tmp_path):
     path = tmp_path / "truncated.png"
     path.write_bytes(frames[0].read_bytes()[:-200])
     return [*frames, path]
+
+
+def _bomb(frames, tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(image_files.png(60_000, 60_000, bytes(1000), bits=1, colour=0))
+    return [*frames, path]
+
+
+def _not_finite(frames, tmp_path):
+    path = tmp_path / "nan.exr"
+    image_files.write(path, np.full((48, 72, 3), np.nan, np.float32))
+    return [path, *frames]
+
+
+def _truncated_raw(frames, tmp_path):
+    path = tmp_path / "truncated.dng"
+    path.write_bytes(raw_files.dng(np.zeros((48, 72), np.uint16))[:-100])
+    return [path, *frames]
+
+
+def _wrong_ending(frames, tmp_path):
+    path = tmp_path / "text.nef"
+    path.write_text("This is not an image.\n" * 50)
+    return [path, *frames]
 
 
 def _mixed_sizes(frames, tmp_path):

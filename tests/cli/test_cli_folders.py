@@ -53,6 +53,13 @@ def test_every_bracket_is_fused(hdrops, tmp_path, album):
         assert torch.equal(result, package.exposure_fusion(bracket.images[None])[0])
 
 
+def test_results_carry_the_camera(hdrops, tmp_path):
+    shoot(tmp_path / "in", at=0, Make="Maker", Model="Camera 1")
+    assert hdrops("fuse", tmp_path / "in", "--recursive", "-o", tmp_path / "out").code == 0
+    result = read_image(tmp_path / "out" / "0_fused.png")
+    assert (result.metadata.make, result.metadata.model, result.exposure.time) == ("Maker", "Camera 1", None)
+
+
 def test_sixteen_bits_stay_sixteen_bits_and_formats_can_be_chosen(hdrops, tmp_path):
     for k in range(3):
         pixels = (shots.picture(0, k - 1).int() * 257).to(torch.uint16)

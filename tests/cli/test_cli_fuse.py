@@ -1,11 +1,16 @@
 """hdrops fuse."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from image_files import icc_profile
 from photographs import photographs, real_brackets
+from raw_files import dng
 
 import hdrops as package
-from hdrops.io import read_image, write_image
+from hdrops.io import Exposure, Metadata, read_image, write_image
 from hdrops.models import insert_exposures
 
 
@@ -84,6 +89,59 @@ def test_float_frames_become_a_float_picture(hdrops, tmp_path, frames_float):
     assert hdrops("fuse", *frames_float, "-o", out).code == 0
     expected = package.exposure_fusion(torch.stack([read_image(p).pixels for p in frames_float])[None])[0]
     assert torch.equal(read_image(out).pixels, expected)
+
+
+def _with_metadata(folder, images, **changes):
+    """Frames of one camera, dark to bright; ``changes`` of the second one's metadata."""
+    metadata = Metadata(icc_profile=icc_profile(b"RGB "), make="Maker", model="Camera 1", lens_model="35mm")
+    paths = [folder / f"{k}.jpg" for k in range(3)]
+    for k, (path, image) in enumerate(zip(paths, images, strict=True)):
+        own = replace(metadata, exposure_bias=k - 1.0, artist=f"frame {k}", **(changes if k == 1 else {}))
+        write_image(path, image, exposure=Exposure(0.01 * 4**k, 8, 100), metadata=own)
+    return paths, metadata
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".jpg"])
+def test_profile_and_camera_of_the_middle_frame_are_carried(hdrops, tmp_path, bracket8, ending):
+    paths, metadata = _with_metadata(tmp_path, bracket8[0])
+    out = tmp_path / f"out{ending}"
+    code, _, stderr = hdrops("fuse", *reversed(paths), "-o", out)
+    assert (code, stderr) == (0, "")
+    result = read_image(out)
+    assert result.metadata == replace(metadata, artist="frame 1")  # and no exposure bias
+    assert result.exposure == Exposure(None, 8, 100)  # there is no exposure time that all frames have
+    assert hdrops("fuse", paths[2], "-o", out).code == 0
+    result = read_image(out)
+    assert result.metadata == replace(metadata, artist="frame 2", exposure_bias=1)
+    assert result.exposure.time == pytest.approx(0.16, abs=2e-6)
+
+
+def test_different_profiles_warn_in_one_line(hdrops, tmp_path, bracket8):
+    paths, _ = _with_metadata(tmp_path, bracket8[0], icc_profile=None)
+    code, _, stderr = hdrops("fuse", *paths, "-o", tmp_path / "out.png")
+    assert code == 0
+    assert stderr.startswith("warning: ")
+    assert "colour profiles" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_raw_frames_become_a_linear_picture(hdrops, tmp_path):
+    pytest.importorskip("rawpy", reason="rawpy is not installed")
+    codes = np.random.default_rng(0).integers(64, 1000, (40, 60))
+    for k in range(3):
+        sensor = np.minimum(64 + (codes - 64) * 2**k, 4095)
+        (tmp_path / f"{k}.dng").write_bytes(dng(sensor, time=(2**k, 100)))
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / "out.exr"
+    code, stdout, stderr = hdrops("fuse", tmp_path, "-o", out)
+    assert (code, stderr) == (0, "")
+    assert "3 frames by exif" in stdout
+    result = read_image(out)
+    assert result.pixels.shape == (3, 40, 60)
+    assert result.metadata.model == "Camera 1"
+    # Beside developed images, camera RAW files are taken for their originals.
+    write_image(tmp_path / "0.png", torch.zeros(3, 8, 8, dtype=torch.uint8))
+    assert "1 frame, 8x8" in hdrops("fuse", tmp_path, "-o", tmp_path / "out" / "out.png").stdout
 
 
 @pytest.mark.parametrize("name", ["villa", "land"])

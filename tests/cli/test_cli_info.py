@@ -13,7 +13,9 @@ def test_json_states_versions_cpu_and_providers(hdrops):
     facts = json.loads(stdout)
     assert facts["versions"]["hdrops"] == package.__version__
     assert facts["versions"]["torch"] == torch.__version__
-    assert set(facts["versions"]) == {"hdrops", "torch", "triton", "numpy", "OpenImageIO", "Python"}
+    assert set(facts["versions"]) == {
+        *("hdrops", "torch", "triton", "numpy", "OpenImageIO", "rawpy", "pillow-heif", "Python"),
+    }
     cpu = facts["cpu"]
     assert cpu["level"] == package._C.cpu_level()
     assert cpu["best_level"] in cpu["compiled_levels"]

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from image_files import icc_profile
 
-from hdrops.io import Exposure, read_image, write_image
+from hdrops.io import Exposure, Metadata, read_image, write_image
 from hdrops.models import interpolate_exposure
 
 
@@ -46,3 +47,11 @@ def test_relative_exposures_are_not_written_as_seconds(hdrops, tmp_path, frames8
     out = tmp_path / "out.jpg"
     assert hdrops("interpolate", frames8[0], frames8[1], "-o", out, "--ev", "-1,1").code == 0
     assert read_image(out).exposure.time is None
+
+
+def test_camera_of_the_darker_frame_is_carried(hdrops, tmp_path, bracket8):
+    dark, bright, out = (tmp_path / f"{n}.jpg" for n in ("dark", "bright", "out"))
+    for path, image, name in ((dark, bracket8[0][0], "dark"), (bright, bracket8[0][1], "bright")):
+        write_image(path, image, metadata=Metadata(make="Maker", model=name, icc_profile=icc_profile(b"RGB ")))
+    assert hdrops("interpolate", bright, dark, "-o", out).code == 0
+    assert read_image(out).metadata == Metadata(make="Maker", model="dark", icc_profile=icc_profile(b"RGB "))

@@ -29,8 +29,8 @@ def refused(path, *words, **options):
 
 def test_import_is_light():
     code = (
-        "import sys, hdrops.io; "
-        "sys.exit(bool({'OpenImageIO', 'cv2', 'typer', 'rich', 'matplotlib'} & set(sys.modules)))"
+        "import sys, hdrops.io; heavy = 'OpenImageIO rawpy pillow_heif PIL cv2 typer rich matplotlib'; "
+        "sys.exit(bool({*heavy.split()} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -217,7 +217,7 @@ def test_permission_denied(tmp_path, monkeypatch):
 def test_other_content_is_refused(tmp_path, extension, content):
     path = tmp_path / f"a{extension}"
     path.write_bytes(content)
-    refused(path, "is not a PNG, TIFF, JPEG, OpenEXR or Radiance HDR image")
+    refused(path, "is not a PNG, TIFF, JPEG, OpenEXR, Radiance HDR, HEIC, AVIF or camera RAW image")
 
 
 @pytest.mark.parametrize(
@@ -334,6 +334,14 @@ def test_bombs_are_refused_before_they_expand(tmp_path):
     content[frame + 5 : frame + 9] = struct.pack(">HH", 16_000, 16_000)
     (tmp_path / "b.jpg").write_bytes(content)
     refused(tmp_path / "b.jpg", "too short for 16000 x 16000 pixels")
+
+
+def test_jpeg_of_endless_scans(tmp_path):
+    content = _whole_file(tmp_path, "progressive.jpg")
+    last = content.rindex(b"\xff\xda")
+    path = tmp_path / "b.jpg"
+    path.write_bytes(content[:last] + content[last:-2] * 300 + content[-2:])
+    refused(path, "scans")
 
 
 def test_compressed_text_in_a_png_does_not_expand(tmp_path):

@@ -1,6 +1,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 
 import image_files
 import numpy as np
@@ -13,7 +15,7 @@ EXPOSURE = Exposure(time=1 / 250, f_number=5.6, iso=400)
 
 
 def image(dtype, channels=3, height=13, width=17):
-    levels = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 9}[dtype]
+    levels = {torch.uint8: 255, torch.uint16: 65535}.get(dtype, 9)
     pixels = image_files.smooth(height, width, channels, levels).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(pixels)).to(dtype)
 
@@ -49,6 +51,40 @@ def test_lossless_round_trip(tmp_path, extension, dtype, channels):
     again = read_image(tmp_path / f"a{extension}")
     assert again.pixels.dtype == dtype
     assert torch.equal(again.pixels, pixels)
+
+
+@pytest.mark.parametrize(
+    ("extension", "dtype"), [(".png", torch.uint16), (".tif", torch.uint16), (".exr", torch.float16)]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_16_bit_code_is_kept(tmp_path, extension, dtype, channels):
+    codes = torch.arange(-(2**15), 2**15).to(torch.int16).view(1, 256, 256)
+    if dtype == torch.float16:
+        codes = torch.where(codes.view(dtype).isfinite(), codes, 0)
+    pixels = torch.cat([codes, codes.flip(1), codes.flip(2)][:channels]).view(dtype)
+    write_image(tmp_path / f"a{extension}", pixels)
+    again = read_image(tmp_path / f"a{extension}").pixels
+    assert again.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+    assert torch.equal(again.to(dtype).view(torch.int16), pixels.view(torch.int16))
+
+
+def test_exr_has_the_samples_of_the_pixels(tmp_path):
+    import OpenImageIO as oiio
+
+    for dtype, name in ((torch.float16, "half"), (torch.float32, "float")):
+        write_image(tmp_path / "a.exr", image(dtype))
+        assert str(oiio.ImageInput.open(str(tmp_path / "a.exr")).spec().format) == name
+    write_image(tmp_path / "a.hdr", image(torch.float16))
+    write_image(tmp_path / "b.hdr", image(torch.float16).float())
+    assert (tmp_path / "a.hdr").read_bytes() == (tmp_path / "b.hdr").read_bytes()
+
+
+def test_every_finite_float_is_kept(tmp_path):
+    bits = torch.randint(-(2**31), 2**31, (1, 300, 300), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    pixels = bits.view(torch.float32)
+    pixels = torch.where(pixels.isfinite(), pixels, torch.tensor(-0.0))
+    write_image(tmp_path / "a.exr", pixels)
+    assert torch.equal(read_image(tmp_path / "a.exr").pixels.view(torch.int32), pixels.view(torch.int32))
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".jpeg"])
@@ -116,10 +152,12 @@ def test_what_a_format_cannot_hold(tmp_path):
     refused(tmp_path / "a.jpg", image(torch.uint16), "16-bit", ".png")
     for extension in (".png", ".tif", ".jpg"):
         refused(tmp_path / f"a{extension}", image(torch.float32), "float32", "to_codes", ".exr")
+        refused(tmp_path / f"a{extension}", image(torch.float16), "float16", "to_codes", ".exr")
     for extension in (".exr", ".hdr"):
         refused(tmp_path / f"a{extension}", image(torch.uint8), "uint8", "linear", ".png")
         refused(tmp_path / f"a{extension}", image(torch.float32) * float("nan"), "NaN")
         refused(tmp_path / f"a{extension}", image(torch.float32).double(), "float64")
+        refused(tmp_path / f"a{extension}", image(torch.float16) * float("inf"), "NaN")
     refused(tmp_path / "a.hdr", image(torch.float32) - 1, "negative", ".exr")
     refused(tmp_path / "a.png", image(torch.uint8).to(torch.int16), "int16")
     for shape in ((13, 17), (2, 13, 17), (4, 13, 17), (3, 0, 17), (1, 3, 13, 17)):
@@ -188,6 +226,39 @@ def test_failure_leaves_the_old_file(tmp_path, monkeypatch, extension, place, na
     monkeypatch.setattr(place, name, _interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_image(path, pixels_for(extension))
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("extension", [".png", ".tif", ".jpg", ".exr", ".hdr"])
+def test_full_device_leaves_the_old_file(tmp_path, monkeypatch, extension):
+    path = tmp_path / f"a{extension}"
+    path.write_text("old")
+
+    def on_full_device(name, *args, **kwargs):
+        return open("/dev/full" if str(name).endswith(".tmp") else name, *args, **kwargs)
+
+    monkeypatch.setattr(writing, "open", on_full_device, raising=False)
+    refused(path, pixels_for(extension), "No space left", path.name)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".exr"])
+def test_limit_of_file_sizes_leaves_the_old_file(tmp_path, extension):
+    path = tmp_path / f"a{extension}"
+    path.write_text("old")
+    code = (
+        "import resource, sys, torch; from hdrops.io import InputError, write_image\n"
+        "noise = torch.rand(3, 100, 100, generator=torch.Generator().manual_seed(0))\n"
+        "pixels = noise if sys.argv[1][-3:] in ('exr', 'hdr') else (noise * 255).to(torch.uint8)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: write_image(sys.argv[1], pixels)\nexcept InputError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"cannot write {path}: ")
+    assert "ulimit -f" in done.stdout
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     assert path.read_text() == "old"
 

@@ -1,14 +1,17 @@
-"""Keeping libpng off the terminal: it prints its errors itself, besides reporting them."""
+"""Keeping image libraries off the terminal: some print their errors themselves, besides reporting them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
 from typing import IO
 
+# libpng's lines, and LibRaw's: "FILE: data corrupted at 1234".
+_CHATTER = re.compile(rb"libpng |.*: (data corrupted at -?\d+|unexpected end of file)$", re.IGNORECASE | re.DOTALL)
 _lock = threading.Lock()
 _readers = 0
 _terminal = -1
@@ -16,8 +19,8 @@ _held_back: IO[bytes] | None = None
 
 
 @contextlib.contextmanager
-def without_libpng_messages() -> Iterator[None]:
-    """Hold file descriptor 2 back while the block runs, then pass on all of it except libpng's lines.
+def without_library_messages() -> Iterator[None]:
+    """Hold file descriptor 2 back while the block runs, then pass on all of it except libpng's and LibRaw's lines.
 
     Blocks may run in several threads at once: the first one in redirects, the last one out restores.
     """
@@ -40,7 +43,7 @@ def without_libpng_messages() -> Iterator[None]:
                 _terminal = -1
                 if _held_back is not None:
                     _held_back.seek(0)
-                    lines = [line for line in _held_back if not line.startswith(b"libpng ")]
+                    lines = [line for line in _held_back if not _CHATTER.match(line)]
                     _held_back.close()
                     _held_back = None
                     if lines:

@@ -6,14 +6,16 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from hdrops.io.brightness import contradiction, measure_tones
 from hdrops.io.errors import InputError
-from hdrops.io.photograph import Exposure, Photograph
+from hdrops.io.exposure import Exposure
+from hdrops.io.metadata import Metadata
+from hdrops.io.photograph import Photograph
 from hdrops.io.reading import read_image
 
 _SAME_EXPOSURE = 1.01  # ratio between the brightest and the darkest frame up to which metadata tell nothing apart
@@ -30,7 +32,8 @@ class Bracket:
             sensitivity of the darkest frame. None where only the brightness of the frames is known.
         paths: of the K files.
         ordered_by: what the order rests on: "times", "ev", "exif" or "brightness" (mean of the pixels).
-        exposures: the metadata of the K files.
+        exposures: of the K files.
+        metadata: of the K files.
         warnings: what is wrong with the exposures, one line each: times that contradict the brightness of the
             frames, or that only some files state.
     """
@@ -40,7 +43,25 @@ class Bracket:
     paths: list[pathlib.Path]
     ordered_by: str
     exposures: list[Exposure]
+    metadata: list[Metadata]
     warnings: tuple[str, ...] = ()
+
+    @property
+    def common_exposure(self) -> Exposure:
+        """The time, the aperture and the sensitivity, each where all frames have the same: that of a fused picture."""
+        first = self.exposures[0]
+        return Exposure(
+            time=first.time if all(other.time == first.time for other in self.exposures) else None,
+            f_number=first.f_number if all(other.f_number == first.f_number for other in self.exposures) else None,
+            iso=first.iso if all(other.iso == first.iso for other in self.exposures) else None,
+        )
+
+    @property
+    def middle_metadata(self) -> Metadata:
+        """That of the middle frame, of two the darker; the exposure bias only where all frames have the same."""
+        middle = self.metadata[(len(self.metadata) - 1) // 2]
+        same = all(other.exposure_bias == middle.exposure_bias for other in self.metadata)
+        return middle if same else replace(middle, exposure_bias=None)
 
 
 def read_bracket(
@@ -97,6 +118,7 @@ def read_bracket(
         paths=[frames[k].path for k in order],
         ordered_by=ordered_by,
         exposures=[exposures[k] for k in order],
+        metadata=[frames[k].metadata for k in order],
         warnings=warnings,
     )
 

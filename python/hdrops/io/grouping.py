@@ -15,7 +15,7 @@ from typing import Literal
 from hdrops.io.bracket import recorded_times
 from hdrops.io.brightness import Tones, contradiction, measure_tones, scene_likeness, stops_between
 from hdrops.io.errors import InputError
-from hdrops.io.photograph import Exposure
+from hdrops.io.exposure import Exposure
 from hdrops.io.reading import read_image
 
 _PAUSE = 10.0  # seconds between two frames of a bracket, besides what their exposures take
@@ -38,7 +38,7 @@ class Frame:
         exposure: its exposure metadata.
         captured: when it was taken, in seconds since 1970 by the camera's clock, or None.
         camera: maker and model, or "".
-        format: "png", "tiff", "jpeg", "openexr", "hdr" or "".
+        format: as of a :class:`Photograph`, or "".
         shape: (C, H, W).
         bits: per value: 8, 16 or 32.
         tones: its measured brightness, or None.
@@ -85,12 +85,13 @@ def inspect_image(path: str | os.PathLike[str]) -> Frame:
     except InputError as error:
         return Frame(path=file, error=str(error))
     channels, height, width = photograph.pixels.shape
-    captured, camera = _captured(file)
+    metadata = photograph.metadata
+    moment = metadata.taken_at
     return Frame(
         path=file,
         exposure=photograph.exposure,
-        captured=captured,
-        camera=camera,
+        captured=None if moment is None else moment.replace(tzinfo=datetime.UTC).timestamp(),
+        camera=f"{metadata.make or ''} {metadata.model or ''}".strip(),
         format=photograph.format,
         shape=(channels, height, width),
         bits=photograph.bits,
@@ -159,29 +160,6 @@ def _natural(text: str) -> tuple[object, ...]:
     """A key that orders IMG_9 before IMG_10."""
     parts = re.split(r"(\d+)", text)  # words and numbers in turn
     return tuple(int(part) if k % 2 else part.casefold() for k, part in enumerate(parts)), text
-
-
-def _captured(file: pathlib.Path) -> tuple[float | None, str]:
-    """Time of capture and camera, by the header of a file that can be read."""
-    import OpenImageIO as oiio
-
-    source = oiio.ImageInput.open(str(file))
-    if source is None:
-        return None, ""
-    spec = source.spec()
-    source.close()
-
-    def text(attribute: str) -> str:
-        return str(spec.get_string_attribute(attribute)).strip("\0 ")
-
-    camera = f"{text('Make')} {text('Model')}".strip()
-    try:
-        moment = datetime.datetime.strptime(text("Exif:DateTimeOriginal"), "%Y:%m:%d %H:%M:%S")
-    except ValueError:
-        return None, camera
-    fraction = text("Exif:SubsecTimeOriginal")
-    digits = fraction if re.fullmatch(r"[0-9]{1,9}", fraction) else "0"
-    return moment.replace(tzinfo=datetime.UTC).timestamp() + float(f"0.{digits}"), camera
 
 
 # ---- sets of a stated size -----------------------------------------------------------------------------------------

@@ -1,45 +1,15 @@
-"""What a photograph is: pixels, and the exposure that they were taken with."""
+"""What a photograph is: pixels, and what is known of them."""
 
 from __future__ import annotations
 
-import math
 import pathlib
 from dataclasses import dataclass
 
 import torch
 
 from hdrops.io.errors import InputError
-
-
-@dataclass(frozen=True)
-class Exposure:
-    """How much light a photograph was given, as far as its file says.
-
-    Attributes:
-        time: exposure time in seconds, positive, or None.
-        f_number: focal length over aperture diameter, positive, or None.
-        iso: sensitivity (ISO 12232), positive, or None.
-
-    Raises:
-        InputError: a value that is not positive and finite.
-    """
-
-    time: float | None = None
-    f_number: float | None = None
-    iso: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("time", "f_number", "iso"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{name} must be positive and finite, got {value}; leave it out if it is unknown")
-
-    @property
-    def value(self) -> float | None:
-        """Relative exposure ``time · iso / f_number²``, unknown factors taken as 1; None without a time."""
-        if self.time is None:
-            return None
-        return self.time * (self.iso or 1.0) / (self.f_number or 1.0) ** 2
+from hdrops.io.exposure import Exposure
+from hdrops.io.metadata import Metadata
 
 
 @dataclass(frozen=True)
@@ -51,7 +21,8 @@ class Photograph:
             file's own encoding (mostly sRGB), or float32 linear light, finite.
         path: the file.
         exposure: its exposure metadata.
-        format: "png", "tiff", "jpeg", "openexr" or "hdr", by the file's content.
+        metadata: colour profile, camera, lens, time and place.
+        format: "png", "tiff", "jpeg", "openexr", "hdr", "heif" or "raw", by the file's content.
         bits: per value of ``pixels``: 8, 16 or 32. Smaller samples in the file are scaled up to the full
             range.
     """
@@ -59,6 +30,7 @@ class Photograph:
     pixels: torch.Tensor
     path: pathlib.Path
     exposure: Exposure
+    metadata: Metadata
     format: str
     bits: int
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import pathlib
-import stat
 from typing import Any
 
 import numpy as np
@@ -14,19 +12,14 @@ import torch
 
 from hdrops.io import _stderr
 from hdrops.io.errors import InputError
-from hdrops.io.photograph import Exposure, Photograph
+from hdrops.io.exposure import Exposure
+from hdrops.io.formats import NAMES, check_name, detect_format
+from hdrops.io.heif import read_heif
+from hdrops.io.metadata import Metadata, exposure_of, metadata_of
+from hdrops.io.photograph import Photograph
+from hdrops.io.radiance import read_header, read_pixels
+from hdrops.io.raw import read_raw
 
-_SIGNATURES = {
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"\xff\xd8\xff": "jpeg",
-    b"II*\0": "tiff",
-    b"MM\0*": "tiff",
-    b"II+\0": "tiff",
-    b"MM\0+": "tiff",
-    b"\x76\x2f\x31\x01": "openexr",
-    b"#?": "hdr",
-}
-_NAMES = {"png": "PNG", "jpeg": "JPEG", "tiff": "TIFF", "openexr": "OpenEXR", "hdr": "Radiance HDR"}
 _SAMPLES = {
     "png": ("uint8", "uint16"),
     "jpeg": ("uint8",),
@@ -38,18 +31,24 @@ _COLOUR_CHANNELS = {("Y",): 1, ("Y", "A"): 1, ("R", "G", "B"): 3, ("R", "G", "B"
 # A Huffman code has at least one bit and a block 64 pixels: a byte codes 512 pixels at most, and four times
 # that is room for arithmetic coding. Beyond, libjpeg would make the pixels up, for seconds and gigabytes.
 _JPEG_PIXELS_PER_BYTE = 2048
+# Every scan of a progressive file goes over all its pixels, however few bytes it has; encoders make about ten.
+_MOST_JPEG_SCANS = 200
+_START_OF_SCAN = b"\xff\xda"
 _CMYK_PHOTOMETRIC = 5
 _TIFF_PHOTOMETRICS = (0, 1, 2, 3, 6)  # white is zero, black is zero, RGB, palette, YCbCr
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = 2**28) -> Photograph:
-    """Read a PNG, TIFF, JPEG, OpenEXR or Radiance HDR file. Its content decides the format, not its name.
+    """Read an image file. Its content decides the format, not its name.
 
-    Codes stay as they are stored, 8-bit or 16-bit; smaller ones are scaled up, palettes expanded.
-    Floating-point samples become float32. The pixels are turned upright by the file's orientation. Alpha is
-    dropped: nothing is composited, multiplied or divided, so colours stored as premultiplied stay so. Of
-    several images in a file the first is read; of an OpenEXR file the data window. Colour profiles are not
-    applied.
+    PNG, TIFF, JPEG, OpenEXR and Radiance HDR; HEIC and AVIF where pillow-heif is installed; camera RAW, as
+    :func:`hdrops.io.read_raw` develops it, where rawpy is.
+
+    Codes stay as they are stored, 8-bit or 16-bit; those of 1 to 4 bits are scaled to 8, those of 10 and 12 bits
+    to 16; palettes are expanded. Floating-point samples become float32, half ones without loss. The pixels are
+    turned upright by the file's orientation. Alpha is dropped: nothing is composited, multiplied or divided, so
+    colours stored as premultiplied stay so. Of several images in a file the first is read; of an OpenEXR file the
+    data window. Colour profiles are returned, not applied; nor is the exposure of a Radiance HDR header.
 
     Args:
         path: the file.
@@ -60,19 +59,41 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = 2**28) -> Phot
 
     Raises:
         InputError: no such file, an unknown format, truncated or corrupt data, too many pixels, NaN or
-            infinity, or channels other than grey or RGB with or without alpha (CMYK, luma/chroma OpenEXR,
-            layers).
+            infinity, channels other than grey or RGB with or without alpha (CMYK, luma/chroma OpenEXR,
+            layers), AVIF of more than 8 bits, or a reader that is not installed.
     """
+    file = pathlib.Path(path)
+    check_name(file)
+    format = detect_format(file)
+    if format == "raw":
+        return read_raw(file, max_pixels=max_pixels)
+    if format == "heif":
+        pixels, orientation, exposure, metadata = read_heif(file, max_pixels)
+    else:
+        pixels, orientation, exposure, metadata = _read(file, format, max_pixels)
+    if pixels.dtype == np.float32:
+        broken = pixels.size - int(np.count_nonzero(np.isfinite(pixels)))
+        if broken:
+            raise InputError(f"{file} has {broken} NaN or infinite values of {pixels.size}; repair or re-render it")
+    return Photograph(
+        pixels=torch.from_numpy(_upright(pixels, orientation)).permute(2, 0, 1).contiguous(),
+        path=file,
+        exposure=exposure,
+        metadata=metadata,
+        format=format,
+        bits=8 * pixels.itemsize,
+    )
+
+
+def _read(file: pathlib.Path, format: str, max_pixels: int) -> tuple[np.ndarray[Any, Any], int, Exposure, Metadata]:
+    """(H, W, C) as stored, the orientation, and what the file says of it, through OpenImageIO."""
     import OpenImageIO as oiio
 
-    file = pathlib.Path(path)
-    if "\0" in str(file) or not _is_utf8(str(file)):
-        raise InputError(f"{str(file)!a} has a null character or is not UTF-8; rename the file")
-    format = _detect_format(file)
-    name = _NAMES[format]
+    name = NAMES[format]
+    radiance = read_header(file) if format == "hdr" else None
     configuration = oiio.ImageSpec()
     configuration.attribute("oiio:UnassociatedAlpha", 1)  # or OpenImageIO would multiply the colours by alpha
-    quiet = _stderr.without_libpng_messages() if format == "png" else contextlib.nullcontext()
+    quiet = _stderr.without_library_messages() if format == "png" else contextlib.nullcontext()
     try:
         with quiet:
             source = oiio.ImageInput.open(str(file), configuration)
@@ -84,57 +105,20 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = 2**28) -> Phot
                     raise _corrupt(file, name, f"it was taken for {source.format_name()}")
                 spec = source.spec()
                 channels = _check_header(file, name, format, spec, max_pixels)
-                sample = str(spec.format)
-                pixels = source.read_image(sample if sample in ("uint8", "uint16") else "float")
-                if pixels is None or source.has_error:
-                    raise _corrupt(file, name, _message(source))
+                if radiance is not None and not radiance.runs:
+                    pixels = read_pixels(file, radiance)
+                else:
+                    sample = str(spec.format)
+                    stored = source.read_image(sample if sample in ("uint8", "uint16") else "float")
+                    if stored is None or source.has_error:
+                        raise _corrupt(file, name, _message(source))
+                    pixels = stored
             finally:
                 source.close()
     except MemoryError as error:
         raise InputError(f"{file} does not fit into memory; reduce it") from error
-
-    pixels = pixels[..., :channels]
-    if pixels.dtype == np.float32:
-        broken = pixels.size - int(np.count_nonzero(np.isfinite(pixels)))
-        if broken:
-            raise InputError(f"{file} has {broken} NaN or infinite values of {pixels.size}; repair or re-render it")
-    return Photograph(
-        pixels=torch.from_numpy(_upright(pixels, spec.get_int_attribute("Orientation", 1)))
-        .permute(2, 0, 1)
-        .contiguous(),
-        path=file,
-        exposure=_exposure(spec),
-        format=format,
-        bits=8 * pixels.itemsize,
-    )
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _detect_format(file: pathlib.Path) -> str:
-    try:
-        mode = os.stat(file).st_mode
-        if not stat.S_ISREG(mode):  # a pipe or a device could block, or never end
-            raise InputError(f"{file} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}; give an image file")
-        with open(file, "rb") as stream:
-            head = stream.read(16)
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}; check the path and its permissions") from error
-    if not head:
-        raise InputError(f"{file} is empty (0 bytes); copy or export it again")
-    for signature, format in _SIGNATURES.items():
-        if head.startswith(signature):
-            return format
-    raise InputError(
-        f"{file} is not a PNG, TIFF, JPEG, OpenEXR or Radiance HDR image (it begins with {head[:8]!r}); "
-        "convert it to one of these"
-    )
+    orientation = spec.get_int_attribute("Orientation", 1) if radiance is None else radiance.orientation
+    return pixels[..., :channels], orientation, exposure_of(spec), metadata_of(spec)
 
 
 def _check_header(file: pathlib.Path, name: str, format: str, spec: Any, max_pixels: int) -> int:
@@ -146,6 +130,8 @@ def _check_header(file: pathlib.Path, name: str, format: str, spec: Any, max_pix
         )
     if format == "jpeg" and width * height > _JPEG_PIXELS_PER_BYTE * file.stat().st_size:
         raise InputError(f"{file} is too short for {width} x {height} pixels; it may be truncated, copy it again")
+    if format == "jpeg" and _count_scans(file) > _MOST_JPEG_SCANS:
+        raise InputError(f"{file} is a JPEG of more than {_MOST_JPEG_SCANS} scans; save it again with fewer")
     if width < 1 or height < 1 or spec.depth > 1 or spec.deep:
         raise InputError(f"{file} is not a flat image ({width} x {height} x {spec.depth}); export a flattened copy")
     photometric = spec.get_int_attribute("tiff:PhotometricInterpretation", 2)
@@ -166,6 +152,11 @@ def _check_header(file: pathlib.Path, name: str, format: str, spec: Any, max_pix
     return _COLOUR_CHANNELS[names]
 
 
+def _count_scans(file: pathlib.Path) -> int:
+    with open(file, "rb") as stream:
+        return stream.read().count(_START_OF_SCAN)
+
+
 def _upright(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:
     """(H, W, C) turned as the EXIF orientation 1 to 8 asks, as copies of no data."""
     if orientation in (5, 6, 7, 8):
@@ -176,23 +167,6 @@ def _upright(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, 
         pixels = pixels[:, ::-1]
     # Tensors have no negative strides.
     return pixels if orientation in (1, 5) else np.ascontiguousarray(pixels)
-
-
-def _exposure(spec: Any) -> Exposure:
-    def positive(attribute: str) -> float | None:
-        value = np.float32(spec.get_float_attribute(attribute, 0.0))
-        # The shortest decimal that rounds to the same float32: 5.6, not 5.599999904632568.
-        return float(str(value)) if 0 < value < math.inf else None
-
-    time = positive("ExposureTime")
-    if time is not None and time < 1:
-        fraction = 1 / round(1 / time)  # 1/30 is stored as 0.0333333, by some even as 0.033333
-        time = fraction if abs(fraction - time) < 2e-5 * time else time
-    iso = positive("Exif:PhotographicSensitivity")
-    if iso is None or iso >= 65535:  # by EXIF 2.3, 65535 there means that the value needs more bits
-        wider = ("Exif:ISOSpeed", "Exif:RecommendedExposureIndex", "Exif:StandardOutputSensitivity")
-        iso = next((value for value in map(positive, wider) if value is not None), iso)
-    return Exposure(time=time, f_number=positive("FNumber"), iso=iso)
 
 
 def _message(source: Any) -> str:
