@@ -368,8 +368,7 @@ class Fusion {
   }
 
   // What the bands are added to: the coarser result, filtered upward; 0 at the coarsest.
-  void start_sum(
-      int32_t level, int64_t c, int64_t y, Strip columns, T* scratch, T* sum) const {
+  void start_sum(int32_t level, int64_t c, int64_t y, Strip columns, T* scratch, T* sum) const {
     if (level == depth()) {
       std::fill_n(sum, columns.width(), T(0));
       return;
@@ -397,12 +396,8 @@ class Fusion {
     const T* const* rows(int32_t level, int64_t c, int64_t y, Strip columns, T* scratch) {
       if (level == fusion_.depth()) return nullptr;
       for (int64_t k = 0; k < fusion_.problem_.k; ++k) {
-        rows_[static_cast<size_t>(k)] = fusion_.band_base(level,
-                                                          k * fusion_.problem_.c + c,
-                                                          y,
-                                                          columns,
-                                                          scratch,
-                                                          values_.get() + k * stride_);
+        rows_[static_cast<size_t>(k)] = fusion_.band_base(
+            level, k * fusion_.problem_.c + c, y, columns, scratch, values_.get() + k * stride_);
       }
       return rows_.data();
     }
@@ -475,9 +470,7 @@ class Fusion {
       return rows;
     }
 
-    const T* weights(int64_t k, int64_t y) const {
-      return weight_ring(k) + y % held_ * stride_;
-    }
+    const T* weights(int64_t k, int64_t y) const { return weight_ring(k) + y % held_ * stride_; }
     T* raw(int64_t k, int64_t c, int64_t y) const {
       return raw_ring(k * fusion_.problem_.c + c) + y % raw_held_ * stride_;
     }
@@ -491,8 +484,7 @@ class Fusion {
       loaded = y;
       const int64_t width = fusion_.problem_.w, n = strip_.width();
       // One sample to either side, and as many more as keep the rows at whole cache lines.
-      const int64_t left = std::min(lane, strip_.begin),
-                    right = std::min(lane, width - strip_.end);
+      const int64_t left = std::min(lane, strip_.begin), right = std::min(lane, width - strip_.end);
       const Strip wide{strip_.begin - left, strip_.end + right};
       const T* channels[3] = {};
       for (int64_t c = 0; c < fusion_.problem_.c; ++c) {
@@ -575,8 +567,7 @@ class Fusion {
                 ring, weigher.stride(), here.data(), count, to - from, state.combined.get());
             fusion_loops<T>().filter(
                 columns, state.combined.get() - from, strip.begin, strip.end, out);
-            if (y + 1 < size.height)
-              prefetch<1>(out + size.pitch + strip.begin, strip.width());
+            if (y + 1 < size.height) prefetch<1>(out + size.pitch + strip.begin, strip.width());
           };
           for (int64_t k = 0; k < problem_.k; ++k) {
             shrink(weigher.weight_ring(k), of_weights, plane(weights_, 1, k));
@@ -760,11 +751,10 @@ class Fusion {
                       T* scratch,
                       T* out) const {
     const int64_t width = sizes_[static_cast<size_t>(level)].width;
-    fusion_loops<T>().product(
-        weight_row(level, k, y),
-        result_grad(level, c) + y * sizes_[static_cast<size_t>(level)].pitch,
-        width,
-        out);
+    fusion_loops<T>().product(weight_row(level, k, y),
+                              result_grad(level, c) + y * sizes_[static_cast<size_t>(level)].pitch,
+                              width,
+                              out);
     if (level > 0) subtract_finer_band(level, k, c, y, result_grad, scratch, out);
     if (level < depth()) {
       filtered_row<T>(*steps_[static_cast<size_t>(level)].down_adjoint,

@@ -515,8 +515,7 @@ void contrast_grad(const T* __restrict__ above,
                             raw * (p.opencv ? T(0.587) : T(587)),
                             raw * (p.opencv ? T(0.114) : T(114))};
   const auto add = [&](int64_t i, T sideways) {
-    const T sum =
-        above_gain * above[i] + below_gain * below[i] + sideways - T(4) * centre[i];
+    const T sum = above_gain * above[i] + below_gain * below[i] + sideways - T(4) * centre[i];
     for (int64_t c = 0; c < count; ++c) channels_grad[c][i] += coefficient[c] * sum;
   };
   // A mirrored border hands the share of the sample outside to the second one, which counts twice

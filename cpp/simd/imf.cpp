@@ -206,8 +206,8 @@ void backward_run(const T* grad,
     return position >= T(0) && position <= static_cast<T>(levels - 1);
   };
   for (int64_t i = 0; i < n; ++i) {
-    const T slope =
-        math::weight_slope((dark[i] * code - low.start) * low.inverse_width, low.inverse_width, T(1));
+    const T slope = math::weight_slope(
+        (dark[i] * code - low.start) * low.inverse_width, low.inverse_width, T(1));
     const T moved = inside(dark[i] * step_dark, c.levels_dark) ? at_dark.slope(i) : T(0);
     gradients.image_dark[i] = value_dark[i] * moved * step_dark + weight_dark[i] * slope * code;
   }

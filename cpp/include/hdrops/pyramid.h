@@ -153,12 +153,8 @@ void filtered_row(const typename Step<T>::Pair& filter,
   const AxisFilter<T> rows = filter.rows.view(), columns = filter.columns.view();
   const auto [from, to] = columns.needed(begin, end);
   const int64_t first = rows.begin[y];
-  fusion_loops<T>().combine(plane + from,
-                            pitch,
-                            rows.taps + first,
-                            rows.begin[y + 1] - first,
-                            to - from,
-                            scratch);
+  fusion_loops<T>().combine(
+      plane + from, pitch, rows.taps + first, rows.begin[y + 1] - first, to - from, scratch);
   fusion_loops<T>().filter(columns, scratch - from, begin, end, out - begin);
   const int64_t next = rows.taps[rows.begin[y + 1] - 1].index + 1;
   if (next < rows.inputs) prefetch<0>(plane + next * pitch + from, to - from);
