@@ -110,6 +110,14 @@ def test_avif(tmp_path):
     refused(tmp_path / "a.avif", "96 x 64", "6143", max_pixels=6143)
 
 
+def test_avif_of_a_general_brand(tmp_path):
+    avif(tmp_path / "a.avif", picture())
+    content = (tmp_path / "a.avif").read_bytes()
+    assert content[8:12] == b"avif"
+    (tmp_path / "b.avif").write_bytes(content[:8] + b"mif1" + content[12:])
+    assert torch.equal(read_image(tmp_path / "b.avif").pixels, read_image(tmp_path / "a.avif").pixels)
+
+
 def test_deep_avif_is_refused(tmp_path):
     avif(tmp_path / "a.avif", picture())
     content = bytearray((tmp_path / "a.avif").read_bytes())

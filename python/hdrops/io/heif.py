@@ -13,7 +13,7 @@ from hdrops.io.errors import InputError
 from hdrops.io.exposure import Exposure
 from hdrops.io.metadata import Metadata, exposure_of, icc_profile, metadata_of, read_exif
 
-_AVIF_BRANDS = (b"avif", b"avis")
+_AVIF_BRANDS, _HEIC_BRANDS = (b"avif", b"avis"), b"hei"
 _AV1_CONFIGURATION, _HIGH_BIT_DEPTH = b"av1C", 0x40
 _LONGEST_HEADER = 1 << 20
 _DEEPEST = 65535
@@ -29,7 +29,8 @@ def read_heif(file: pathlib.Path, max_pixels: int) -> tuple[np.ndarray[Any, Any]
     """
     with open(file, "rb") as stream:
         head = stream.read(_LONGEST_HEADER)
-    avif = head[8:12] in _AVIF_BRANDS
+    brands = head[8 : int.from_bytes(head[:4], "big")]  # of the container: the main one and compatible ones
+    avif = any(brand in brands for brand in _AVIF_BRANDS) and _HEIC_BRANDS not in brands
     if avif:
         _check_depth(file, head)
     try:
