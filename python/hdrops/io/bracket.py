@@ -48,7 +48,7 @@ class Bracket:
 
     @property
     def common_exposure(self) -> Exposure:
-        """The time, the aperture and the sensitivity, each where all frames have the same: that of a fused picture."""
+        """What all frames have in common of time, aperture and sensitivity, as a fused picture may state it."""
         first = self.exposures[0]
         return Exposure(
             time=first.time if all(other.time == first.time for other in self.exposures) else None,
