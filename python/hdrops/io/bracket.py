@@ -48,7 +48,7 @@ class Bracket:
 
     @property
     def common_exposure(self) -> Exposure:
-        """The time, the aperture and the sensitivity, each where all frames have the same: that of a fused picture."""
+        """The time, the aperture and the sensitivity, where all frames share it; for a fused picture."""
         first = self.exposures[0]
         return Exposure(
             time=first.time if all(other.time == first.time for other in self.exposures) else None,

@@ -63,9 +63,12 @@ class Metadata:
 
     Attributes:
         icc_profile: the colour profile that the codes refer to, as stored, or None (mostly sRGB).
-        make, model: of the camera.
-        lens_make, lens_model: of the lens.
-        artist, copyright: as the camera or a program has stored them.
+        make: of the camera.
+        model: of the camera.
+        lens_make: of the lens.
+        lens_model: of the lens.
+        artist: as the camera or a program has stored it.
+        copyright: as the camera or a program has stored it.
         taken_at: the moment of the exposure by the camera's clock; with a time zone where the file states it.
         focal_length: in millimetres, positive.
         exposure_bias: exposure compensation in EV.

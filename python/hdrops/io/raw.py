@@ -70,7 +70,7 @@ def read_raw(path: str | os.PathLike[str], *, white_balance: bool = True, max_pi
         max_pixels: refuse images with more pixels than this, before any pixel is read.
 
     Returns:
-        The photograph: float32 in [0, 1], (3, H, W), or (1, H, W) of a camera without colours.
+        The photograph, float32 in [0, 1], (3, H, W), or (1, H, W) of a camera without colours.
 
     Raises:
         InputError: no such file, no camera RAW, truncated or corrupt data, too many pixels, or rawpy is missing.
