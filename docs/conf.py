@@ -25,7 +25,10 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_attr_annotations = False  # the signature of a class has the types
 # No list of the objects of other packages is at hand to refer to.
-nitpick_ignore_regex = [("py:.*", r"(torch|numpy|np|datetime|pathlib|os|collections|typing|tuple)\b.*"), ("py:class", "Tensor")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|numpy|np|pathlib|os|collections|typing|datetime|tuple)\b.*"),
+    ("py:class", "Tensor"),
+]
 
 html_theme = "furo"
 html_title = f"hdrops {release}"
