@@ -165,8 +165,8 @@ def _upright(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, 
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    # Tensors have no negative strides.
-    return pixels if orientation in (1, 5) else np.ascontiguousarray(pixels)
+    # Tensors have no negative strides, not even along a dimension of one pixel, which counts as contiguous.
+    return pixels if orientation in (1, 5) else pixels.copy()
 
 
 def _message(source: Any) -> str:
