@@ -158,7 +158,7 @@ def _count_scans(file: pathlib.Path) -> int:
 
 
 def _upright(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:
-    """(H, W, C) turned as the EXIF orientation 1 to 8 asks, as copies of no data."""
+    """(H, W, C) turned as the EXIF orientation 1 to 8 asks."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
