@@ -115,6 +115,16 @@ def test_orientation_in_colour_and_16_bits(tmp_path):
     assert torch.equal(read_image(tmp_path / "a.tif").pixels, planar(pixels))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
+def test_orientation_of_lines(tmp_path, orientation, size):
+    pixels = np.arange(3 * size[0] * size[1], dtype=np.uint8).reshape(*size, 3)
+    image_files.write(tmp_path / "a.png", pixels, Orientation=orientation)
+    read = read_image(tmp_path / "a.png").pixels
+    assert read.shape[1:] == (size[::-1] if orientation > 4 else size)
+    assert sorted(read.flatten().tolist()) == list(range(pixels.size))
+
+
 @pytest.mark.parametrize("extension", [".png", ".tif"])
 @pytest.mark.parametrize("channels", [2, 4])
 def test_alpha_is_dropped_and_changes_no_colour(tmp_path, extension, channels):

@@ -158,15 +158,15 @@ def _count_scans(file: pathlib.Path) -> int:
 
 
 def _upright(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:
-    """(H, W, C) turned as the EXIF orientation 1 to 8 asks, as copies of no data."""
+    """(H, W, C) turned as the EXIF orientation 1 to 8 asks."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    # Tensors have no negative strides.
-    return pixels if orientation in (1, 5) else np.ascontiguousarray(pixels)
+    # Tensors have no negative strides, not even along a dimension of one pixel, which counts as contiguous.
+    return pixels if orientation in (1, 5) else pixels.copy()
 
 
 def _message(source: Any) -> str:
