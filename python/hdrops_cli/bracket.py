@@ -73,7 +73,7 @@ def open_bracket(images: Sequence[Path], out: Path, times: str | None, ev: str |
         bracket = read_checked(images, out, given_times, given_ev)
     for warning in bracket.warnings:
         warn(warning)
-    if bracket.ordered_by == "brightness" and len(images) > 1 and not bracket.warnings:
+    if bracket.ordered_by == "brightness" and len(images) > 1 and bracket.exposures_believed:
         warn("no exposure times known, so the images are ordered by brightness; --times or --ev state an order")
     return bracket
 
@@ -90,11 +90,6 @@ def read_checked(
     check_writable(out)
     bracket = read_bracket(images, times=times, ev=ev)
     _check_range(bracket, out)
-    if len({metadata.icc_profile for metadata in bracket.metadata}) > 1:
-        warn(
-            f"the frames from {bracket.paths[0]} on have different colour profiles, which are not applied; "
-            "the result has the middle frame's"
-        )
     return bracket
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from hdrops_cli.bracket import images_in, parse_numbers, read_checked
 from hdrops_cli.fuse import Exponents, fused
-from hdrops_cli.report import counting, say, tell, warn
+from hdrops_cli.report import OUT_OF_MEMORY, counting, out_of_memory, say, tell, warn
 
 if TYPE_CHECKING:
     from hdrops.io import Frame, Group
@@ -226,10 +226,10 @@ def _fuse(
         return str(error)
     except OSError as error:
         return f"{error.filename or job.result}: {error.strerror or error}"
-    except RuntimeError as error:
-        if "not enough memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
-        return "it does not fit into memory; reduce the images"
+        return OUT_OF_MEMORY
     return ""
 
 

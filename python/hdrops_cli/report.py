@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 _EXTRAS = ("typer", "rich", "OpenImageIO")
-_OUT_OF_MEMORY = "the images do not fit into memory; give fewer or smaller ones"
+OUT_OF_MEMORY = "the images do not fit into memory; give fewer or smaller ones"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch or an operator has run out of memory: each says it in its own way."""
+    signs = ("allocate memory", "not enough memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def _fail(message: str, debug: bool) -> typer.Exit:
@@ -63,11 +73,9 @@ def errors_reported(debug: bool) -> Iterator[None]:
         if not isinstance(error, InputError):
             raise
         raise _fail(str(error), debug) from error
-    except MemoryError as error:
-        raise _fail(_OUT_OF_MEMORY, debug) from error
-    except RuntimeError as error:
-        if any(sign in str(error) for sign in ("allocate memory", "not enough memory", "bad_alloc")):
-            raise _fail(_OUT_OF_MEMORY, debug) from error
+    except (MemoryError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise _fail(OUT_OF_MEMORY, debug) from error
         if "HDROPS_CPU" not in str(error):
             raise
         raise _fail(str(error), debug) from error
@@ -87,27 +95,40 @@ def warn(message: str) -> None:
 
 
 @contextlib.contextmanager
-def working(what: str) -> Iterator[None]:
-    """A spinner on stderr while something takes its time; nothing where stderr is not a terminal."""
+def _progress_console() -> Iterator[Console]:
+    """A console on stderr's own terminal: image libraries are kept off file descriptor 2 while they read."""
     from rich.console import Console
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
+    try:
+        terminal = os.dup(2)
+    except OSError:
+        yield Console(quiet=True)
         return
-    with console.status(what):
-        yield
+    with open(terminal, "w", encoding="utf-8", errors="replace") as stream:
+        yield Console(file=stream)
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner on stderr while something takes its time; nothing where stderr is not a terminal."""
+    with _progress_console() as console:
+        if not console.is_terminal:
+            yield
+            return
+        with console.status(what):
+            yield
 
 
 @contextlib.contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr, which each call of the result advances; nothing where stderr is not a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and total)) as bar:
+    with (
+        _progress_console() as console,
+        Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and total)) as bar,
+    ):
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
 

@@ -144,6 +144,22 @@ def test_results_that_cannot_be_written_are_failures(hdrops, tmp_path, album):
     assert "File exists" in stderr
 
 
+def test_lack_of_memory_fails_one_bracket_only(hdrops, tmp_path, album, monkeypatch):
+    fuse = package.exposure_fusion
+    calls = []
+
+    def exhausted(*args, **options):
+        calls.append(args)
+        if len(calls) == 1:
+            raise MemoryError("std::bad_alloc")
+        return fuse(*args, **options)
+
+    monkeypatch.setattr("hdrops.exposure_fusion", exhausted)
+    code, stdout, stderr = hdrops("fuse", album, "-r", "-o", tmp_path / "out")
+    assert (code, stdout[:25]) == (1, "2 fused, 1 skipped, 1 fai")
+    assert "do not fit into memory" in stderr
+
+
 def test_false_times_are_said(hdrops, tmp_path):
     shoot(tmp_path / "in", times=dict.fromkeys(AEB, 1 / 60))
     code, _, stderr = hdrops("fuse", tmp_path / "in", "-r", "-o", tmp_path / "out")

@@ -4,7 +4,7 @@ import pytest
 import shots
 import torch
 
-from hdrops.io import Exposure, InputError, read_bracket, write_image
+from hdrops.io import Exposure, InputError, Metadata, read_bracket, write_image
 
 
 @pytest.fixture
@@ -174,6 +174,19 @@ def test_false_times_give_way_to_the_brightness(tmp_path, times):
     assert len(bracket.warnings) == 1
     assert "contradict" in bracket.warnings[0]
     assert "\n" not in bracket.warnings[0]
+    assert not bracket.exposures_believed
+    assert bracket.common_exposure.time is None
+
+
+def test_different_colour_profiles_are_said(tmp_path):
+    paths = []
+    for k, profile in enumerate((image_files.icc_profile(b"RGB "), None)):
+        paths.append(tmp_path / f"{k}.png")
+        pixels = torch.full((3, 8, 8), 60 + 80 * k, dtype=torch.uint8)
+        write_image(paths[-1], pixels, metadata=Metadata(icc_profile=profile))
+    bracket = read_bracket(paths)
+    assert bracket.warnings == ("the frames have 2 different colour profiles, which are not applied",)
+    assert bracket.exposures_believed
 
 
 def test_stated_times_are_kept_but_doubted(tmp_path):

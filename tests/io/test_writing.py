@@ -143,6 +143,20 @@ def test_odd_exposure_times(tmp_path, extension):
         assert read_image(tmp_path / f"a{extension}").exposure.time == pytest.approx(time, rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".tif"])
+def test_usual_exposure_times_are_exact(tmp_path, extension):
+    for time in (30.0, 8.0, 2.0, 0.5, 1 / 3, 1 / 10, 1 / 25, 1 / 60, 1 / 100, 1 / 125, 1 / 1000, 1 / 4000, 1 / 8000):
+        write_image(tmp_path / f"a{extension}", pixels_for(extension), exposure=Exposure(time=time))
+        assert read_image(tmp_path / f"a{extension}").exposure.time == pytest.approx(time, rel=1e-6), f"1/{1 / time}"
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize(("iso", "stored"), [(0.3, 1), (100.4, 100), (2.0**33, 2**31 - 1)])
+def test_sensitivities_that_no_field_holds(tmp_path, extension, iso, stored):
+    write_image(tmp_path / f"a{extension}", pixels_for(extension), exposure=Exposure(iso=iso))
+    assert read_image(tmp_path / f"a{extension}").exposure.iso == pytest.approx(stored, rel=1e-6)
+
+
 def test_hdr_holds_no_exposure(tmp_path):
     write_image(tmp_path / "a.hdr", pixels_for(".hdr"), exposure=EXPOSURE)
     assert read_image(tmp_path / "a.hdr").exposure == Exposure()

@@ -48,3 +48,16 @@ def without_library_messages() -> Iterator[None]:
                     _held_back = None
                     if lines:
                         os.write(2, b"".join(lines))
+
+
+def _restore_in_child() -> None:
+    """A process forked while others read gets its own standard error back, and a free lock."""
+    global _readers, _terminal, _held_back
+    if _terminal >= 0:
+        os.dup2(_terminal, 2)
+        os.close(_terminal)
+    _readers, _terminal, _held_back = 0, -1, None
+    _lock.release()
+
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_restore_in_child)

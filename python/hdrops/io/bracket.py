@@ -34,8 +34,9 @@ class Bracket:
         ordered_by: what the order rests on: "times", "ev", "exif" or "brightness" (mean of the pixels).
         exposures: of the K files.
         metadata: of the K files.
-        warnings: what is wrong with the exposures, one line each: times that contradict the brightness of the
-            frames, or that only some files state.
+        warnings: what is doubtful, one line each: exposure times that contradict the brightness of the frames, or
+            that only some files state; different colour profiles.
+        exposures_believed: whether nothing contradicts the exposures in the files.
     """
 
     images: torch.Tensor
@@ -45,13 +46,15 @@ class Bracket:
     exposures: list[Exposure]
     metadata: list[Metadata]
     warnings: tuple[str, ...] = ()
+    exposures_believed: bool = True
 
     @property
     def common_exposure(self) -> Exposure:
         """What all frames have in common of time, aperture and sensitivity, as a fused picture may state it."""
         first = self.exposures[0]
+        same_time = self.exposures_believed and all(other.time == first.time for other in self.exposures)
         return Exposure(
-            time=first.time if all(other.time == first.time for other in self.exposures) else None,
+            time=first.time if same_time else None,
             f_number=first.f_number if all(other.f_number == first.f_number for other in self.exposures) else None,
             iso=first.iso if all(other.iso == first.iso for other in self.exposures) else None,
         )
@@ -100,11 +103,11 @@ def read_bracket(
         _check_alike(frames[0], frames[-1])
     exposures = [frame.exposure for frame in frames]
     recorded = recorded_times(exposures) if stated is None else None
-    warnings = _doubts(frames, stated, recorded)
+    doubts = _doubts(frames, stated, recorded)
     if stated is not None:
         known: list[float] | None = stated
         ordered_by = "times" if times is not None else "ev"
-    elif recorded is not None and not warnings and max(recorded) > _SAME_EXPOSURE * min(recorded):
+    elif recorded is not None and not doubts and max(recorded) > _SAME_EXPOSURE * min(recorded):
         known = recorded
         ordered_by = "exif"
     else:
@@ -112,15 +115,32 @@ def read_bracket(
         ordered_by = "brightness"
     keys = known or [float(np.mean(frame.pixels.numpy(), dtype=np.float64)) for frame in frames]
     order = sorted(range(len(frames)), key=keys.__getitem__)
+    metadata = [frames[k].metadata for k in order]
+    profiles = len({entry.icc_profile for entry in metadata})
+    mixed = f"the frames have {profiles} different colour profiles, which are not applied"
+    files = [frames[k].path for k in order]
     return Bracket(
-        images=torch.stack([frames[k].pixels for k in order]),
+        images=_stacked(frames, order),
         exposure_times=(None if known is None else torch.tensor([known[k] for k in order], dtype=torch.float64)),
-        paths=[frames[k].path for k in order],
+        paths=files,
         ordered_by=ordered_by,
         exposures=[exposures[k] for k in order],
-        metadata=[frames[k].metadata for k in order],
-        warnings=warnings,
+        metadata=metadata,
+        warnings=(*doubts, mixed) if profiles > 1 else doubts,
+        exposures_believed=stated is None and not doubts,
     )
+
+
+def _stacked(frames: list[Photograph], order: Sequence[int]) -> torch.Tensor:
+    """The pixels of the frames in order; the list is emptied, so that no two copies of all of them exist."""
+    first = frames[0].pixels
+    images = torch.empty(len(frames), *first.shape, dtype=first.dtype)
+    pixels = {place: frames[k].pixels for place, k in enumerate(order)}
+    frames.clear()
+    del first
+    for place in range(len(order)):
+        images[place] = pixels.pop(place)
+    return images
 
 
 def _stated_times(count: int, times: Sequence[float] | None, ev: Sequence[float] | None) -> list[float] | None:

@@ -37,10 +37,7 @@ def read_heif(file: pathlib.Path, max_pixels: int) -> tuple[np.ndarray[Any, Any]
         image = _open_avif(file) if avif else _open_heic(file)
         width, height = image.size
         if width * height > max_pixels:
-            raise InputError(
-                f"{file} has {width} x {height} pixels, more than the limit of {max_pixels}; "
-                "reduce it or raise max_pixels"
-            )
+            raise InputError(f"{file} has {width} x {height} pixels, more than the limit of {max_pixels}; reduce it")
         pixels = np.array(image)
         if pixels.shape[:2] != (height, width):
             raise ValueError(f"its header states {width} x {height} pixels, its data hold others")

@@ -17,6 +17,7 @@ from hdrops.io.errors import InputError
 from hdrops.io.exposure import Exposure
 
 _ISO_SPEED = 3  # EXIF SensitivityType: the value is the ISO speed
+_MOST_ISO = 2**31 - 1  # OpenImageIO takes no larger integer
 _ICC_HEADER = 128  # bytes
 _ICC_COLOURS = {1: b"GRAY", 3: b"RGB "}
 _TEXTS = {
@@ -208,14 +209,18 @@ def _location(spec: Any) -> Location | None:
 # ---- into a file ----------------------------------------------------------------------------------
 
 
-def describe_exposure(spec: Any, exposure: Exposure) -> None:
+def describe_exposure(spec: Any, exposure: Exposure, format: str) -> None:
     """Put an exposure into an OpenImageIO specification."""
     if exposure.time is not None:
-        spec.attribute("ExposureTime", float(exposure.time))
+        time = float(exposure.time)
+        if format in ("png", "jpeg") and time < 1:
+            # The writers cut to whole microseconds, which would make 9999 of the 10000 that float32 falls short of.
+            time = (max(round(time * 1e6), 1) + 0.25) / 1e6
+        spec.attribute("ExposureTime", time)
     if exposure.f_number is not None:
         spec.attribute("FNumber", float(exposure.f_number))
     if exposure.iso is not None:
-        iso = round(exposure.iso)
+        iso = min(max(round(exposure.iso), 1), _MOST_ISO)
         # OpenImageIO's TIFF writer loses the first of these; the first is also limited to 16 bits.
         spec.attribute("Exif:PhotographicSensitivity", min(iso, 65535))
         spec.attribute("Exif:ISOSpeed", iso)

@@ -160,7 +160,7 @@ def _opened(file: pathlib.Path, max_pixels: int) -> Iterator[Any]:
             width, height = raw.sizes.raw_width, raw.sizes.raw_height
             if width * height > max_pixels:
                 raise InputError(
-                    f"{file} has {width} x {height} pixels, more than the limit of {max_pixels}; raise max_pixels"
+                    f"{file} has {width} x {height} pixels, more than the limit of {max_pixels}; reduce it"
                 )
             raw.unpack()
             yield raw

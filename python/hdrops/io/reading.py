@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import pathlib
 from typing import Any
@@ -33,7 +34,8 @@ _COLOUR_CHANNELS = {("Y",): 1, ("Y", "A"): 1, ("R", "G", "B"): 3, ("R", "G", "B"
 _JPEG_PIXELS_PER_BYTE = 2048
 # Every scan of a progressive file goes over all its pixels, however few bytes it has; encoders make about ten.
 _MOST_JPEG_SCANS = 200
-_START_OF_SCAN = b"\xff\xda"
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}  # stuffing, restarts and fill bytes among them
 _CMYK_PHOTOMETRIC = 5
 _TIFF_PHOTOMETRICS = (0, 1, 2, 3, 6)  # white is zero, black is zero, RGB, palette, YCbCr
 
@@ -48,7 +50,8 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = 2**28) -> Phot
     to 16; palettes are expanded. Floating-point samples become float32, half ones without loss. The pixels are
     turned upright by the file's orientation. Alpha is dropped: nothing is composited, multiplied or divided, so
     colours stored as premultiplied stay so. Of several images in a file the first is read; of an OpenEXR file the
-    data window. Colour profiles are returned, not applied; nor is the exposure of a Radiance HDR header.
+    data window. Colour profiles are returned, not applied; nor is the exposure of a Radiance HDR header. Colour
+    encodings stated in other ways (nclx of HEIC and AVIF, cICP and gAMA of PNG) are not looked at.
 
     Args:
         path: the file.
@@ -125,9 +128,7 @@ def _check_header(file: pathlib.Path, name: str, format: str, spec: Any, max_pix
     """Refuse what cannot be read faithfully; otherwise the number of colour channels."""
     width, height = spec.width, spec.height
     if width * height > max_pixels or spec.tile_width * spec.tile_height > max_pixels:
-        raise InputError(
-            f"{file} has {width} x {height} pixels, more than the limit of {max_pixels}; reduce it or raise max_pixels"
-        )
+        raise InputError(f"{file} has {width} x {height} pixels, more than the limit of {max_pixels}; reduce it")
     if format == "jpeg" and width * height > _JPEG_PIXELS_PER_BYTE * file.stat().st_size:
         raise InputError(f"{file} is too short for {width} x {height} pixels; it may be truncated, copy it again")
     if format == "jpeg" and _count_scans(file) > _MOST_JPEG_SCANS:
@@ -153,8 +154,21 @@ def _check_header(file: pathlib.Path, name: str, format: str, spec: Any, max_pix
 
 
 def _count_scans(file: pathlib.Path) -> int:
-    with open(file, "rb") as stream:
-        return stream.read().count(_START_OF_SCAN)
+    """Scans up to the end of the picture: what follows it, such as the film of a motion photo, is not looked at."""
+    scans = 0
+    with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(b"\xff", 2)
+        while 0 <= at < len(data) - 3 and scans <= _MOST_JPEG_SCANS:
+            marker = data[at + 1]
+            if marker == _END_OF_IMAGE:
+                break
+            if marker in _WITHOUT_LENGTH:
+                at += 1 if marker == 0xFF else 2
+            else:
+                scans += marker == _START_OF_SCAN
+                at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            at = data.find(b"\xff", at)
+    return scans
 
 
 def _upright(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:

@@ -189,7 +189,7 @@ def _encode(
     elif format != "hdr":
         spec.attribute("Compression", "zip")
     if exposure is not None:
-        describe_exposure(spec, exposure)
+        describe_exposure(spec, exposure, format)
     if metadata is not None:
         describe_metadata(spec, metadata, format)
     encoded = open(os.memfd_create("image"), "r+b")  # noqa: SIM115  (the caller closes it)
