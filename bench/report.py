@@ -254,8 +254,8 @@ def plot(document: dict[str, Any], op: str, rows: list[dict[str, Any]], path: pa
     axes[0][0].set_ylabel("nanoseconds per pixel (lower is faster)")
     machine = document["machine"]
     figure.suptitle(
-        f"{op}, {rows[0]['label']}: {machine['device']}, {count_threads(machine)}",
-        fontsize=12,
+        f"{op}, {rows[0]['label']}\n{machine['device']}, {count_threads(machine)}",
+        fontsize=11,
         weight="bold",
     )
     figure.legend(
