@@ -53,7 +53,8 @@ def fuzz(name: str, seconds: int, folder: pathlib.Path) -> bool:
     facts = f"{executions[1] if executions else '?'} inputs, peak {peak[1] if peak else '?'} MB"
     print(f"{name:8} {'clean' if clean else 'FOUND'}  {facts}", *found, sep="  ", flush=True)
     if not clean:
-        print(f"         {folder / name / 'log.txt'} tells more", *log.splitlines()[-12:], sep="\n    ", flush=True)
+        more = f"         exit code {code}; {folder / name / 'log.txt'} tells more"
+        print(more, *log.splitlines()[-12:], sep="\n    ", flush=True)
     return clean
 
 
