@@ -71,6 +71,13 @@ def test_bayer_metadata(tmp_path):
     assert bayer.metadata.focal_length == 35
 
 
+def test_dates_that_no_calendar_has(tmp_path):
+    content = raw_files.dng(codes()).replace(b"2024:05:06 07:08:09", b"20245:0:06 07:08:09")
+    bayer = read_bayer(written(tmp_path, content))
+    assert bayer.metadata.taken_at is None
+    assert bayer.exposure == EXPOSURE
+
+
 def test_bayer_of_odd_size_drops_the_last_row_and_column(tmp_path):
     sensor = codes(41, 63)
     bayer = read_bayer(written(tmp_path, raw_files.dng(sensor)))

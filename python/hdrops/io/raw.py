@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import os
@@ -183,23 +184,28 @@ def _described(file: pathlib.Path, raw: Any) -> tuple[Exposure, Metadata]:
         # The shortest decimal that rounds to the same float32: 5.6, not 5.599999904632568.
         return float(str(np.float32(value))) if 0 < value < math.inf else None
 
-    shot, lens = raw.other, raw.lens
-    return (
-        Exposure(
+    # rawpy reads all of a group at once, and fails on dates that no calendar has and on text that is not UTF-8.
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        shot = raw.other
+        exposure = Exposure(
             time=exposure.time or positive(shot.shutter_speed),
             f_number=exposure.f_number or positive(shot.aperture),
             iso=exposure.iso or positive(shot.iso_speed),
-        ),
-        replace(
+        )
+        metadata = replace(
             metadata,
-            icc_profile=None,  # that of a preview
-            lens_make=metadata.lens_make or lens.make.strip() or None,
-            lens_model=metadata.lens_model or lens.model.strip() or None,
             artist=metadata.artist or shot.artist.strip() or None,
             taken_at=metadata.taken_at or (shot.timestamp if shot.timestamp > datetime.datetime(1980, 1, 1) else None),
             focal_length=metadata.focal_length or positive(shot.focal_length),
-        ),
-    )
+        )
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        lens = raw.lens
+        metadata = replace(
+            metadata,
+            lens_make=metadata.lens_make or lens.make.strip() or None,
+            lens_model=metadata.lens_model or lens.model.strip() or None,
+        )
+    return exposure, replace(metadata, icc_profile=None)  # a profile would be that of a preview
 
 
 def _exif(file: pathlib.Path) -> tuple[Exposure, Metadata]:
