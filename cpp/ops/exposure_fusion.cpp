@@ -66,12 +66,6 @@ void over_rows(int64_t rows, int64_t work, const Body& body) {
       0, rows, std::max<int64_t>(1, grain / std::max<int64_t>(work, 1)), body);
 }
 
-// Columns of one strip.
-struct Strip {
-  int64_t begin, end;
-  int64_t width() const { return end - begin; }
-};
-
 // Strips of about equal width that cover `width` columns, each from a multiple of `lane`.
 class Strips {
  public:
@@ -82,7 +76,7 @@ class Strips {
   }
   int64_t count() const { return count_; }
   int64_t widest() const { return each_; }
-  Strip operator[](int64_t i) const { return {i * each_, std::min(width_, (i + 1) * each_)}; }
+  Range operator[](int64_t i) const { return {i * each_, std::min(width_, (i + 1) * each_)}; }
 
  private:
   int64_t width_, count_, each_;
@@ -341,9 +335,9 @@ class Fusion {
     return plane(weights_, level, k) + y * sizes_[static_cast<size_t>(level)].pitch;
   }
 
-  Strip whole(int32_t level) const { return {0, sizes_[static_cast<size_t>(level)].width}; }
+  Range whole(int32_t level) const { return {0, sizes_[static_cast<size_t>(level)].width}; }
 
-  void load(int64_t k, int64_t c, int64_t y, Strip columns, T scale, T* out) const {
+  void load(int64_t k, int64_t c, int64_t y, Range columns, T scale, T* out) const {
     const int64_t at = ((k * problem_.c + c) * problem_.h + y) * problem_.w + columns.begin;
     const int64_t bytes = bytes_of(storage_);
     const char* const row = bracket_ + at * bytes;
@@ -351,36 +345,44 @@ class Fusion {
     fusion_loops<T>().load(row, storage_, columns.width(), scale, out);
   }
 
-  // What is subtracted from a piece of an image row to get its band: the coarser level, filtered
-  // upward; null at the coarsest.
-  const T* band_base(
-      int32_t level, int64_t image, int64_t y, Strip columns, T* scratch, T* out) const {
-    if (level == depth()) return nullptr;
-    filtered_row<T>(up(level),
-                    plane(images_, level + 1, image),
+  const typename Step<T>::Pair& down_adjoint(int32_t level) const {
+    return *steps_[static_cast<size_t>(level)].down_adjoint;
+  }
+
+  // A piece of row y of one level, filtered from a plane of the next coarser one.
+  void from_coarser(int32_t level,
+                    const typename Step<T>::Pair& filter,
+                    const std::vector<T*>& pyramid,
+                    int64_t index,
+                    int64_t y,
+                    Range columns,
+                    T* scratch,
+                    T* out) const {
+    filtered_row<T>(filter,
+                    plane(pyramid, level + 1, index),
                     sizes_[static_cast<size_t>(level) + 1].pitch,
                     y,
                     columns.begin,
                     columns.end,
                     scratch,
                     out);
+  }
+
+  // What is subtracted from a piece of an image row to get its band: the coarser level, filtered
+  // upward; null at the coarsest.
+  const T* band_base(
+      int32_t level, int64_t image, int64_t y, Range columns, T* scratch, T* out) const {
+    if (level == depth()) return nullptr;
+    from_coarser(level, up(level), images_, image, y, columns, scratch, out);
     return out;
   }
 
   // What the bands are added to: the coarser result, filtered upward; 0 at the coarsest.
-  void start_sum(int32_t level, int64_t c, int64_t y, Strip columns, T* scratch, T* sum) const {
-    if (level == depth()) {
+  void start_sum(int32_t level, int64_t c, int64_t y, Range columns, T* scratch, T* sum) const {
+    if (level == depth())
       std::fill_n(sum, columns.width(), T(0));
-      return;
-    }
-    filtered_row<T>(up(level),
-                    plane(results_, level + 1, c),
-                    sizes_[static_cast<size_t>(level) + 1].pitch,
-                    y,
-                    columns.begin,
-                    columns.end,
-                    scratch,
-                    sum);
+    else
+      from_coarser(level, up(level), results_, c, y, columns, scratch, sum);
   }
 
   // The bases of one channel's bands, a row for every exposure.
@@ -393,7 +395,7 @@ class Fusion {
           rows_(static_cast<size_t>(fusion.problem_.k)) {}
 
     // Null at the coarsest level.
-    const T* const* rows(int32_t level, int64_t c, int64_t y, Strip columns, T* scratch) {
+    const T* const* rows(int32_t level, int64_t c, int64_t y, Range columns, T* scratch) {
       if (level == fusion_.depth()) return nullptr;
       for (int64_t k = 0; k < fusion_.problem_.k; ++k) {
         rows_[static_cast<size_t>(k)] = fusion_.band_base(
@@ -433,7 +435,7 @@ class Fusion {
       return fusion.problem_.k * (raw_rows(held) * fusion.problem_.c + 3 + held);
     }
 
-    void enter(Strip strip) {
+    void enter(Range strip) {
       if (strip.begin == strip_.begin && strip.end == strip_.end) return;
       strip_ = strip;
       loaded_.assign(loaded_.size(), -1);
@@ -485,7 +487,7 @@ class Fusion {
       const int64_t width = fusion_.problem_.w, n = strip_.width();
       // One sample to either side, and as many more as keep the rows at whole cache lines.
       const int64_t left = std::min(lane, strip_.begin), right = std::min(lane, width - strip_.end);
-      const Strip wide{strip_.begin - left, strip_.end + right};
+      const Range wide{strip_.begin - left, strip_.end + right};
       const T* channels[3] = {};
       for (int64_t c = 0; c < fusion_.problem_.c; ++c) {
         fusion_.load(k, c, y, wide, T(1), raw(k, c, y) - left);
@@ -500,7 +502,7 @@ class Fusion {
 
     const Fusion& fusion_;
     int64_t stride_, held_, raw_held_;
-    Strip strip_{0, 0};
+    Range strip_{0, 0};
     Buffer<T> raw_, grey_, weights_;
     std::vector<int64_t> loaded_, weighed_;
     std::vector<T*> rows_;
@@ -542,7 +544,7 @@ class Fusion {
         size.height,
         all.widest() * problem_.k * problem_.c * 48,
         [&] { return State{Weigher(*this, widest, held), buffer<T>(widest)}; },
-        [&](State& state, Strip strip, int64_t y) {
+        [&](State& state, Range strip, int64_t y) {
           Weigher& weigher = state.weigher;
           const auto [from, to] = columns.needed(strip.begin, strip.end);
           weigher.enter({from, to});
@@ -578,7 +580,7 @@ class Fusion {
   }
 
   // Keeps the finest weights above row y of the second level; the weigher's columns begin at `from`.
-  void keep_weights(const Weigher& weigher, int64_t from, Strip strip, int64_t y) {
+  void keep_weights(const Weigher& weigher, int64_t from, Range strip, int64_t y) {
     const int64_t begin = 2 * strip.begin, end = std::min(problem_.w, 2 * strip.end);
     for (int64_t row = 2 * y; row < std::min(problem_.h, 2 * y + 2); ++row) {
       for (int64_t k = 0; k < problem_.k; ++k) {
@@ -611,7 +613,7 @@ class Fusion {
                        std::vector<const T*>(k_count),
                        std::vector<const T*>(k_count)};
         },
-        [&](State& state, Strip strip, int64_t y) {
+        [&](State& state, Range strip, int64_t y) {
           state.weigher.enter(strip);
           state.weigher.weigh(y);
           for (size_t k = 0; k < k_count; ++k)
@@ -639,19 +641,10 @@ class Fusion {
                          const std::vector<T*>& weight_grads,
                          T* scratch,
                          T* out) const {
-    const int64_t width = sizes_[static_cast<size_t>(level)].width;
-    if (level == depth()) {
-      std::fill_n(out, width, T(0));
-      return;
-    }
-    filtered_row<T>(*steps_[static_cast<size_t>(level)].down_adjoint,
-                    plane(weight_grads, level + 1, k),
-                    sizes_[static_cast<size_t>(level) + 1].pitch,
-                    y,
-                    0,
-                    width,
-                    scratch,
-                    out);
+    if (level == depth())
+      std::fill_n(out, whole(level).width(), T(0));
+    else
+      from_coarser(level, down_adjoint(level), weight_grads, k, y, whole(level), scratch, out);
   }
 
   // out += upstream * band.
@@ -757,14 +750,9 @@ class Fusion {
                               out);
     if (level > 0) subtract_finer_band(level, k, c, y, result_grad, scratch, out);
     if (level < depth()) {
-      filtered_row<T>(*steps_[static_cast<size_t>(level)].down_adjoint,
-                      plane(image_grads, level + 1, k * problem_.c + c),
-                      sizes_[static_cast<size_t>(level) + 1].pitch,
-                      y,
-                      0,
-                      width,
-                      filter_scratch,
-                      scratch);
+      const int64_t image = k * problem_.c + c;
+      from_coarser(
+          level, down_adjoint(level), image_grads, image, y, whole(level), filter_scratch, scratch);
       fusion_loops<T>().add(scratch, T(1), width, out);
     }
   }
@@ -826,7 +814,7 @@ void fuse_images(const FusionProblem& p, const Tensor& bracket, const Tensor& ou
     for (int64_t n = begin; n < end; ++n) {
       fusion.build(static_cast<const char*>(bracket.const_data_ptr()) + n * image_bytes,
                    scratch.get());
-      fusion.collapse([&](int64_t c, int64_t y, Strip columns, const T* row) {
+      fusion.collapse([&](int64_t c, int64_t y, Range columns, const T* row) {
         const int64_t at = ((n * p.c + c) * p.h + y) * p.w + columns.begin;
         fusion_loops<T>().store(row,
                                 to,
@@ -890,7 +878,7 @@ void backward_images(const FusionProblem& p,
                        n * p.k * p.c * pixels * bytes_of(storage),
                    scratch.get());
       if (!p.opencv) {
-        fusion.collapse([&](int64_t c, int64_t y, Strip columns, const T* row) {
+        fusion.collapse([&](int64_t c, int64_t y, Range columns, const T* row) {
           const int64_t at = c * pixels + y * p.w + columns.begin;
           for (int64_t x = 0; x < columns.width(); ++x) {
             masked[static_cast<size_t>(at + x)] =

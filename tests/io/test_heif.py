@@ -135,10 +135,7 @@ def test_pixel_limit(tmp_path):
 @pytest.mark.parametrize("kind", ["heic", "avif"])
 def test_truncation(tmp_path, capfd, kind):
     path = tmp_path / f"a.{kind}"
-    if kind == "heic":
-        write(path, picture())
-    else:
-        avif(path, picture())
+    {"heic": write, "avif": avif}[kind](path, picture())
     content = path.read_bytes()
     for part in range(1, 21):
         path.write_bytes(content[: (len(content) - 1) * part // 20])
@@ -149,10 +146,7 @@ def test_truncation(tmp_path, capfd, kind):
 @pytest.mark.parametrize("kind", ["heic", "avif"])
 def test_corruption(tmp_path, capfd, kind):
     path = tmp_path / f"a.{kind}"
-    if kind == "heic":
-        write(path, picture())
-    else:
-        avif(path, picture())
+    {"heic": write, "avif": avif}[kind](path, picture())
     content = path.read_bytes()
     rng = np.random.default_rng(0)
     for trial in range(60):

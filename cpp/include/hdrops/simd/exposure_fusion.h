@@ -25,6 +25,7 @@ constexpr int64_t lane = 16;
 // Samples begin to end - 1.
 struct Range {
   int64_t begin, end;
+  int64_t width() const { return end - begin; }
 };
 
 // A linear map along one axis, sparse by output sample: taps[begin[i]] to taps[begin[i + 1]].
