@@ -16,9 +16,9 @@
 #include <algorithm>
 #include <array>
 #include <memory>
-#include <new>
 #include <type_traits>
 
+#include "hdrops/buffer.h"
 #include "hdrops/exposure_fusion_checks.h"
 #include "hdrops/pyramid.h"
 
@@ -91,21 +91,6 @@ void over_strips(
     auto state = make();
     for (int64_t i = begin; i < end; ++i) row(state, strips[i / rows], i % rows);
   });
-}
-
-// Scratch that begins with a cache line.
-struct Aligned {
-  static constexpr std::align_val_t line{64};
-  void operator()(void* memory) const { operator delete[](memory, line); }
-};
-template <class T>
-using Buffer = std::unique_ptr<T[], Aligned>;
-template <class T>
-Buffer<T> buffer(int64_t size) {
-  const size_t bytes = static_cast<size_t>(size) * sizeof(T);
-  Buffer<T> memory(static_cast<T*>(operator new[](bytes, Aligned::line)));
-  advise_huge_pages(memory.get(), bytes);
-  return memory;
 }
 
 template <class T>

@@ -8,10 +8,10 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <type_traits>
 #include <vector>
 
+#include "hdrops/buffer.h"
 #include "hdrops/imf_checks.h"
 
 namespace hdrops {
@@ -241,13 +241,10 @@ bool fuse_packed(const std::vector<Share<float>>& all,
                  uint8_t* out) {
   const ImfLoops& loop = loops();
   if (loop.pack == nullptr) return false;
-  constexpr std::align_val_t line{64};
-  const auto release = [](uint8_t* memory) { operator delete[](memory, line); };
-  const size_t bytes = (static_cast<size_t>(loop.packed_bytes) + 63) / 64 * 64;
-  const std::unique_ptr<uint8_t[], decltype(release)> storage(
-      static_cast<uint8_t*>(operator new[](bytes * all.size(), line)), release);
+  const int64_t bytes = (loop.packed_bytes + 63) / 64 * 64;
+  const Buffer<uint8_t> storage = buffer<uint8_t>(bytes * static_cast<int64_t>(all.size()));
   const auto packed = [&](size_t share) {
-    return reinterpret_cast<ImfPacked*>(storage.get() + share * bytes);
+    return reinterpret_cast<ImfPacked*>(storage.get() + static_cast<int64_t>(share) * bytes);
   };
   for (size_t share = 0; share < all.size(); ++share) {
     if (!loop.pack(all[share].channel, packed(share))) return false;
