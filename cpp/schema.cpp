@@ -31,4 +31,45 @@ STABLE_TORCH_LIBRARY(hdrops, m) {
   m.def(
       "exposure_fusion_backward(Tensor grad, Tensor bracket, float contrast, float saturation, "
       "float exposedness, bool opencv) -> Tensor");
+
+  // border: 1 reflect, 2 symmetric, 3 replicate, 4 zeros; for windows also 0 valid (math/border.h).
+  m.def(
+      "gaussian_blur(Tensor image, float sigma, SymInt radius, int border, "
+      "ScalarType? dtype=None) -> Tensor");
+  m.def(
+      "gaussian_blur_out(Tensor image, float sigma, SymInt radius, int border, Tensor(a!) out) -> "
+      "()");
+  // The adjoint of gaussian_blur, in the shape and type of grad.
+  m.def("gaussian_blur_backward(Tensor grad, float sigma, SymInt radius, int border) -> Tensor");
+  m.def(
+      "gaussian_mask(Tensor image, float sigma, SymInt radius, int border, bool invert, "
+      "ScalarType? dtype=None) -> Tensor");
+  m.def(
+      "gaussian_mask_out(Tensor image, float sigma, SymInt radius, int border, bool invert, "
+      "Tensor(a!) out) -> ()");
+  m.def(
+      "gaussian_mask_backward(Tensor grad, Tensor image, float sigma, SymInt radius, int border, "
+      "bool invert) -> Tensor");
+
+  // Means over the positions of the window, (N, C, levels, 2): of luminance x contrast-structure
+  // and of contrast-structure alone. `window` holds the odd number of taps of a separable window.
+  m.def(
+      "ssim_means(Tensor x, Tensor y, float[] window, float c1, float c2, float covariance, "
+      "int border, SymInt levels, bool zero_padded) -> Tensor");
+  // Gradients of x and y; empty where not wanted.
+  m.def(
+      "ssim_means_backward(Tensor grad, Tensor x, Tensor y, float[] window, float c1, float c2, "
+      "float covariance, int border, SymInt levels, bool zero_padded, bool wants_x, bool wants_y) "
+      "-> "
+      "(Tensor, Tensor)");
+
+  // Means of the quality map of every scale, (N, levels): fused (N, 1, H, W), bracket
+  // (N, K, 1, H, W).
+  m.def(
+      "mef_ssim_means(Tensor fused, Tensor bracket, float[] window, float c, int border, "
+      "SymInt levels) -> Tensor");
+  // Gradient of fused.
+  m.def(
+      "mef_ssim_means_backward(Tensor grad, Tensor fused, Tensor bracket, float[] window, float c, "
+      "int border, SymInt levels) -> Tensor");
 }

@@ -8,7 +8,9 @@ import torch  # noqa: F401  (torch must be loaded before the extension that link
 
 from hdrops import _C as _C
 from hdrops.ops.exposure_fusion import exposure_fusion
+from hdrops.ops.gaussian import gaussian_blur, gaussian_mask
 from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
+from hdrops.ops.ssim import ms_ssim, ssim
 
 __version__: str = _C.__version__
 _C.cpu_level()  # an HDROPS_CPU that names no level of this machine fails here, with its message
@@ -19,6 +21,10 @@ __all__ = [
     "estimate_imf",
     "exposure_fusion",
     "gamma_imf",
+    "gaussian_blur",
+    "gaussian_mask",
     "imf_fuse",
     "intermediate_imf",
+    "ms_ssim",
+    "ssim",
 ]

@@ -58,7 +58,7 @@ def grey(image: Tensor) -> Tensor:
     if image.shape[-3] == 1:
         return wide
     red, green, blue = wide.split(1, dim=-3)
-    luma = GREY[0] * red + GREY[1] * green + GREY[2] * blue
+    luma: Tensor = GREY[0] * red + GREY[1] * green + GREY[2] * blue
     return (luma + 0.5).floor() if image.dtype == torch.uint8 else luma
 
 

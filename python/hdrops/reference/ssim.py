@@ -1,0 +1,113 @@
+"""Definition of the operator ``ssim``; arguments as in ``cpp/schema.cpp``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hdrops.reference._autograd import differentiable
+from hdrops.reference._windows import SYMMETRIC, ZEROS, filter_window, pad_rows
+from hdrops.reference.imf import FULL_SCALE
+
+
+def _compute(image: Tensor) -> torch.dtype:
+    return torch.float64 if image.dtype == torch.float64 else torch.float32
+
+
+def _halve_rows(x: Tensor, zero_padded: bool) -> Tensor:
+    odd = x.shape[-2] % 2
+    if zero_padded:
+        padded = pad_rows(x, odd, odd, ZEROS)
+        padded = padded[..., : padded.shape[-2] // 2 * 2, :]
+    else:
+        padded = pad_rows(x, 0, odd, SYMMETRIC)
+    return (padded[..., ::2, :] + padded[..., 1::2, :]) / 2
+
+
+def halve(x: Tensor, zero_padded: bool) -> Tensor:
+    """Means of 2 x 2 pixels; an odd size repeats its last line, or has a line of zeros before and after."""
+    return _halve_rows(_halve_rows(x, zero_padded).mT, zero_padded).mT
+
+
+def level_means(
+    x: Tensor, y: Tensor, window: Sequence[float], c1: float, c2: float, covariance: float, border: int
+) -> Tensor:
+    """Means of the map and of its contrast-structure factor over the window's positions: (N, C, 2)."""
+    # Moments about the image's own mean: E[x²] - µ² of bright flat areas would be lost to rounding.
+    pivot_x, pivot_y = (image.mean((-2, -1), keepdim=True).detach() for image in (x, y))
+    dx, dy = x - pivot_x, y - pivot_y
+    if border == ZEROS:  # the pivot would stand beyond the border, where there are zeros
+        dx, dy, pivot_x, pivot_y = x, y, torch.zeros_like(pivot_x), torch.zeros_like(pivot_y)
+
+    def weigh(image: Tensor) -> Tensor:
+        return filter_window(image, window, border)
+
+    mean_x, mean_y = weigh(dx), weigh(dy)
+    var_x = covariance * (weigh(dx * dx) - mean_x * mean_x)
+    var_y = covariance * (weigh(dy * dy) - mean_y * mean_y)
+    cov = covariance * (weigh(dx * dy) - mean_x * mean_y)
+    mu_x, mu_y = mean_x + pivot_x, mean_y + pivot_y
+    structure = (2 * cov + c2) / (var_x + var_y + c2)
+    luminance = (2 * mu_x * mu_y + c1) / (mu_x * mu_x + mu_y * mu_y + c1)
+    return torch.stack([(luminance * structure).mean((-2, -1)), structure.mean((-2, -1))], -1)
+
+
+def means(
+    x: Tensor,
+    y: Tensor,
+    window: Sequence[float],
+    c1: float,
+    c2: float,
+    covariance: float,
+    border: int,
+    levels: int,
+    zero_padded: bool,
+) -> Tensor:
+    """Those of every level of the pyramid: (N, C, levels, 2) in the arithmetic type."""
+    scale = 1 / FULL_SCALE.get(x.dtype, 1.0)
+    wide_x, wide_y = x.to(_compute(x)) * scale, y.to(_compute(y)) * scale
+    results = []
+    for level in range(levels):
+        if level:
+            wide_x, wide_y = halve(wide_x, zero_padded), halve(wide_y, zero_padded)
+        results.append(level_means(wide_x, wide_y, window, c1, c2, covariance, border))
+    return torch.stack(results, 2)
+
+
+def ssim_means(
+    x: Tensor,
+    y: Tensor,
+    window: Sequence[float],
+    c1: float,
+    c2: float,
+    covariance: float,
+    border: int,
+    levels: int,
+    zero_padded: bool,
+) -> Tensor:
+    return means(x, y, window, c1, c2, covariance, border, levels, zero_padded)
+
+
+def ssim_means_backward(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    window: Sequence[float],
+    c1: float,
+    c2: float,
+    covariance: float,
+    border: int,
+    levels: int,
+    zero_padded: bool,
+    wants_x: bool,
+    wants_y: bool,
+) -> tuple[Tensor, Tensor]:
+    with differentiable():
+        variables = x.detach().requires_grad_(wants_x), y.detach().requires_grad_(wants_y)
+        result = means(*variables, window, c1, c2, covariance, border, levels, zero_padded)
+        active = [v for v in variables if v.requires_grad]
+        grads = iter(torch.autograd.grad(result, active, grad.to(result.dtype)) if active and x.numel() else active)
+    grad_x, grad_y = (next(grads).detach() if v.requires_grad else v.new_empty(0) for v in variables)
+    return grad_x, grad_y
