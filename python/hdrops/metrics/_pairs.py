@@ -42,8 +42,8 @@ def per_image(value: Tensor) -> Tensor:
     return value[:, None, None, None]
 
 
-def scaled_to_display(image: Tensor, display_peak: float | None, who: str) -> Tensor:
-    """Absolute luminance in cd/m² of an image whose value 1 is shown at ``display_peak``."""
+def checked_peak(display_peak: float | None, who: str) -> float:
+    """The luminance in cd/m² at which value 1 is shown, where absolute luminance is asked for."""
     if display_peak is None:
         raise ValueError(
             f"{who} takes absolute luminance: give display_peak, what value 1 stands for in cd/m² (1 where the images "
@@ -51,4 +51,4 @@ def scaled_to_display(image: Tensor, display_peak: float | None, who: str) -> Te
         )
     if not 0 < display_peak < float("inf"):
         raise ValueError(f"display_peak must be positive and finite, got {display_peak}")
-    return image * display_peak
+    return display_peak

@@ -1,7 +1,7 @@
 """Exposure and response of a reconstruction matched to its reference, before a metric is taken.
 
-A network that sees one low-dynamic-range image cannot know the exposure and the response curve of the camera, and errors
-in these outweigh all others in every metric: Eilertsen et al., "How to cheat with metrics in single-image HDR
+A network that sees one low-dynamic-range image cannot know the exposure and the response curve of the camera, and
+errors in these outweigh all others in every metric: Eilertsen et al., "How to cheat with metrics in single-image HDR
 reconstruction", ICCV Workshops 2021. Hanji et al., "Comparison of single image HDR reconstruction methods — the caveats
 of quality assessment", SIGGRAPH 2022, therefore correct them first.
 """
@@ -21,8 +21,7 @@ from hdrops.metrics.domains import PU21_RANGE, pq_decode, pq_encode
 Space = Literal["luv", "rgb"]
 Transfer = Literal["pq", "log"]
 
-# What the published correction is defined with: linear BT.709 to XYZ, the scale of u' and v' in codes of 8 bits, the
-# range of XYZ, and the median luminance of images in unknown units.
+# What the published correction is defined with: linear BT.709 to XYZ, the scale of u' and v', the range of XYZ.
 _XYZ = (
     (0.412424, 0.357579, 0.180464),
     (0.212656, 0.715158, 0.072186),
@@ -30,7 +29,6 @@ _XYZ = (
 )
 _UV_SCALE = 410 / 255
 _XYZ_RANGE = (1e-4, 1e8)
-_NOMINAL_MEDIAN = 500.0
 LUMINANCE = _XYZ[1]
 
 
@@ -39,7 +37,7 @@ def _kth(flat: Tensor, fraction: float) -> Tensor:
     return flat.kthvalue(max(1, math.ceil(fraction * flat.numel()))).values
 
 
-def _checked_mask(mask: Any, x: Tensor) -> Tensor | None:
+def _checked_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
     if mask is None:
         return None
     if mask.dtype != torch.bool or mask.shape != (x.shape[0], 1, *x.shape[2:]) or mask.device != x.device:
@@ -97,7 +95,7 @@ def match_response(
     x: Any,
     y: Any,
     *,
-    display_peak: float | None = None,
+    display_peak: float,
     space: Space = "luv",
     transfer: Transfer = "pq",
     degree: int = 3,
@@ -120,8 +118,8 @@ def match_response(
             luminance of ``luv`` is; uint8, uint16 (scaled to [0, 1]) or floating point. ``rgb`` takes any number of
             channels.
         y: the reference, same shape.
-        display_peak: luminance of value 1 in cd/m². None for images in unknown units: each is scaled so that the median
-            of its samples is 500 cd/m², and the result returns to the units of y.
+        display_peak: luminance in cd/m² at which value 1 is shown (1 for images in cd/m²). PQ ends at 10000 cd/m²:
+            match exposures first where x may be far brighter than y.
         space: "luv" or "rgb".
         transfer: what the fit compares: "pq", or "log" for log10.
         degree: of the polynomials, at least 1.
@@ -134,7 +132,7 @@ def match_response(
 
     Raises:
         TypeError, ValueError: images that do not fit together, an argument out of range, an image without pixels to fit
-            on, or units that the median cannot give because it is 0.
+            on.
     """
     x, y = _pairs.checked(x, y)
     mask = _checked_mask(mask, x)
@@ -144,7 +142,8 @@ def match_response(
         raise ValueError(f"degree must be at least 1, regularization at least 0, got {degree} and {regularization}")
     if space == "luv" and x.shape[1] not in (1, 3):
         raise ValueError(f"space='luv' takes 1 or 3 channels, got {x.shape[1]}; use space='rgb'")
-    images, references = _pairs.values(x), _pairs.values(y)
+    peak = _pairs.checked_peak(display_peak, "match_response")
+    images, references = _pairs.values(x) * peak, _pairs.values(y) * peak
     corrected = torch.empty_like(images)
     for i, (image, reference) in enumerate(zip(images, references, strict=True)):
         used = image.isfinite().all(0) & reference.isfinite().all(0)
@@ -152,13 +151,6 @@ def match_response(
             used &= mask[i, 0]
         if not used.any():
             raise ValueError(f"image {i} has no pixels to fit on: none are finite in both x and y (and in the mask)")
-        if display_peak is None:
-            unit = _median(reference, i, "y") / _NOMINAL_MEDIAN
-            image = image / (_median(image, i, "x") / _NOMINAL_MEDIAN)
-            reference = reference / unit
-        else:
-            unit = 1 / display_peak
-            image, reference = (_pairs.scaled_to_display(z, display_peak, "match_response") for z in (image, reference))
         image, reference = (z.clamp(min=PU21_RANGE[0]) for z in (image, reference))
         if space == "rgb":
             result = _toned(image, reference, transfer, degree, regularization, used)
@@ -169,26 +161,11 @@ def match_response(
             luma_reference, chroma_reference = _luv(reference)
             colours = _fitted(chroma, chroma_reference, degree, regularization, used).clamp(min=PU21_RANGE[0])
             result = _rgb(_toned(luma, luma_reference, transfer, degree, 0.0, used), colours)
-        corrected[i] = result * unit
+        corrected[i] = result / peak
     return _restored(corrected, x)
 
 
-def _median(image: Tensor, i: int, name: str) -> Tensor:
-    """The median of an image's samples, the mean of the two in the middle."""
-    flat = image.flatten()
-    size = flat.numel()
-    middle = (flat.kthvalue((size + 1) // 2).values + flat.kthvalue(size // 2 + 1).values) / 2
-    if not middle > 0:
-        raise ValueError(
-            f"the median of image {i} of {name} is {middle.item():g}, so its units cannot be taken from it; give "
-            "display_peak"
-        )
-    return middle
-
-
-def _toned(
-    image: Tensor, reference: Tensor, transfer: Transfer, degree: int, strength: float, used: Tensor
-) -> Tensor:
+def _toned(image: Tensor, reference: Tensor, transfer: Transfer, degree: int, strength: float, used: Tensor) -> Tensor:
     """The image through the polynomial that fits the reference best in the domain of ``transfer``."""
     encode = pq_encode if transfer == "pq" else torch.log10
     floor = encode(torch.tensor(PU21_RANGE[0], dtype=image.dtype, device=image.device))
@@ -211,7 +188,7 @@ def _fitted(image: Tensor, reference: Tensor, degree: int, strength: float, used
     gram = chosen @ chosen.T + weight * identity
     target = chosen @ reference.flatten(1)[:, pixels].T + weight * identity[:, :channels]
     # A handful of unknowns: on the CPU, where the solver copes with terms that depend on each other (a flat image).
-    coefficients = torch.linalg.lstsq(gram.cpu(), target.cpu(), driver="gelsd").solution.to(basis.device)
+    coefficients: Tensor = torch.linalg.lstsq(gram.cpu(), target.cpu(), driver="gelsd").solution.to(basis.device)
     return (coefficients.T @ basis).view(image.shape)
 
 
