@@ -182,9 +182,15 @@ def test_nan_is_of_its_image_only() -> None:
         assert metrics.psnr(x, y, domain).isnan().tolist() == [True, False]
         assert metrics.ssim(x, y, domain).isnan().tolist() == [True, False]
     assert metrics.psnr(x, y, "mu", normalize="reference").isnan().tolist() == [True, False]
-    y[1, 0, 0, 0] = math.inf
-    value = metrics.psnr(x, y)[1].item()
-    assert not value < math.inf or value == -math.inf
+
+
+def test_infinite_pixels() -> None:
+    x, y = images()
+    y[0, 0, 0, 0] = math.inf
+    x[1, 0, 0, 0] = y[1, 0, 0, 0] = math.inf
+    assert metrics.psnr(x, y)[0] == -math.inf
+    assert metrics.psnr(x, y)[1].isnan()
+    assert metrics.psnr(x, y, "pu21", display_peak=100).isfinite().all()
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [(torch.uint8, 255), (torch.uint16, 65535)])

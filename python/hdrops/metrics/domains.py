@@ -55,7 +55,7 @@ def mu_law_encode(linear: Tensor, mu: float = MU) -> Tensor:
         mu: strength of the compression, positive and finite.
 
     Returns:
-        T(H): 0 at 0 and 1 at 1; same shape and dtype.
+        T(H), 0 at 0 and 1 at 1; same shape and dtype.
 
     Raises:
         TypeError: values that are not floating point.
@@ -136,7 +136,7 @@ def pu21_encode(luminance: Tensor) -> Tensor:
         luminance: absolute luminance L in cd/m², or linear RGB in these units; clamped to [0.005, 10000].
 
     Returns:
-        V: 0 at 0.005 cd/m², 256.4 at 100, 595.4 at 10000; same shape and dtype.
+        V, which is 0 at 0.005 cd/m², 256.4 at 100, 595.4 at 10000; same shape and dtype.
 
     Raises:
         TypeError: values that are not floating point.

@@ -65,8 +65,9 @@ def psnr(
         mu: μ of the μ-law.
 
     Returns:
-        (N,) in decibel, float64: infinite where an image equals its reference in the domain, NaN where either holds
-        NaN, no number below infinity where either holds infinities. Differentiable where finite.
+        (N,) in decibel, float64; infinite where an image equals its reference in the domain, NaN where either holds
+        NaN; NaN or -infinity where either holds infinities that the encoding does not clip. Differentiable where
+        finite.
 
     Raises:
         TypeError, ValueError: images that do not fit together, an option out of range, ``display_peak`` missing or
