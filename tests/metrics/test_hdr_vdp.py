@@ -155,6 +155,13 @@ def test_octave_goes_before_matlab(interpreter: Interpreter) -> None:
     assert measure(program=interpreter.folder / "octave-cli").tolist() == [3, 4]
 
 
+def test_interpreter_beside_the_user(interpreter: Interpreter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is meant from where the user is, not from where the interpreter runs."""
+    interpreter.answer("5\n6\n", "my-octave")
+    monkeypatch.chdir(interpreter.folder)
+    assert measure(program="./my-octave").tolist() == [5, 6]
+
+
 def test_folder_with_a_quote(interpreter: Interpreter, tmp_path: pathlib.Path) -> None:
     interpreter.answer("1\n2\n")
     folder = tmp_path / "it's here"

@@ -73,10 +73,10 @@ def hdr_vdp2(
 
     The published MATLAB code computes it; this function hands over the images and reads the result. It is made for
     version 2.2.2, from https://sourceforge.net/projects/hdrvdp/files/hdrvdp/2.2.2/: unpack it, and name its folder by
-    ``folder`` or by the environment variable HDROPS_HDRVDP. **Q of different versions is not comparable** (before 2.2 a
-    lower one was better), nor is Q at different display sizes, distances or peaks. MATLAB needs the Image Processing
-    Toolbox, Octave its package ``image``; in Octave the argument ``'symmetric'`` of ``ifft2`` must be taken out of
-    ``fast_conv_fft.m`` and ``fast_gauss.m``, which only MATLAB knows.
+    ``folder`` or by the environment variable HDROPS_HDRVDP. **Q of different versions is not comparable** (in the
+    earliest a lower one was better), nor is Q at different display sizes, distances or peaks. MATLAB needs the Image
+    Processing Toolbox, Octave its package ``image``; Octave's ``ifft2`` does not take the argument ``'symmetric'``,
+    which must be removed from ``fast_conv_fft.m`` and ``fast_gauss.m``.
 
     The defaults are the display of EMVNet, 24 inches at 0.5 m; it states neither encoding nor resolution. SAFNet's
     script has ``diagonal=28, distance=0.55, color_encoding="sRGB-display"`` and the image's resolution.
@@ -156,8 +156,6 @@ def _folder(folder: str | os.PathLike[str] | None) -> pathlib.Path:
     path = pathlib.Path(named).resolve()
     if not (path / "hdrvdp.m").is_file():
         raise HdrVdpError(f"HDR-VDP-2 is missing: {path} holds no hdrvdp.m; name the unpacked folder hdrvdp-2.2.2")
-    if any(character in str(path) for character in "\n\r"):
-        raise HdrVdpError("HDR-VDP-2 lies in a folder with a line break in its name; rename it")
     return path
 
 
@@ -169,7 +167,8 @@ def _interpreter(program: str | os.PathLike[str] | None) -> str:
             f"no {' or '.join(candidates)} to run HDR-VDP-2 with; install GNU Octave and its package image, or MATLAB, "
             "and put it on PATH, or name it by program="
         )
-    return found
+    # It runs in another folder, and its name says what it is: absolute, but no link followed.
+    return os.path.abspath(found)
 
 
 def _script(source: pathlib.Path, count: int, shape: tuple[int, int, int], encoding: str, density: float) -> str:
@@ -227,7 +226,7 @@ def _run(interpreter: str, exchange: pathlib.Path, timeout: float) -> None:
         raise HdrVdpError(f"HDR-VDP-2 failed in {name} (exit code {process.returncode}): {said[:300]}")
 
 
-def _result(path: pathlib.Path, count: int) -> Any:
+def _result(path: pathlib.Path, count: int) -> np.ndarray[Any, Any]:
     try:
         words = path.read_text(errors="replace").split()
     except FileNotFoundError:

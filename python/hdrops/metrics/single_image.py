@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hdrops.metrics import _pairs
 from hdrops.metrics.domains import PU21_RANGE, pq_decode, pq_encode
+from hdrops.ops import _arguments
 
 Space = Literal["luv", "rgb"]
 Transfer = Literal["pq", "log"]
@@ -40,6 +41,7 @@ def _kth(flat: Tensor, fraction: float) -> Tensor:
 def _checked_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
     if mask is None:
         return None
+    mask = _arguments.as_tensor(mask, "mask")
     if mask.dtype != torch.bool or mask.shape != (x.shape[0], 1, *x.shape[2:]) or mask.device != x.device:
         raise ValueError(
             f"mask must be bool {(x.shape[0], 1, *x.shape[2:])} on {x.device}, got {mask.dtype} {tuple(mask.shape)} on "
@@ -57,8 +59,8 @@ def match_exposure(x: Any, y: Any, *, mask: Tensor | None = None) -> Tensor:
     """The image times one factor per image, which brings it closest to the reference in the log domain.
 
     The factor is the geometric mean of y / x over the samples of all channels that are positive and finite in both and,
-    without a mask, well exposed: between the 10th and the 90th percentile of the reference. Which samples count is
-    this project's convention; the papers leave it open.
+    without a mask, well exposed: between the 10th and the 90th percentile of the reference. These percentiles are this
+    project's convention.
 
     Args:
         x: the reconstruction (N, C, H, W), linear; uint8, uint16 (scaled to [0, 1]) or floating point.
@@ -107,11 +109,11 @@ def match_response(
     ``space="luv"`` is the published correction: luminance by a polynomial of its PQ value, fitted by least squares;
     u' and v' of CIE 1976, linear and times 410/255, each by a polynomial of both with their product::
 
-        Y = PQ⁻¹(Σ a_d PQ(Y)^d),   (u, v) = Σ (b_d u^d + c_d v^d) + e u v,   d = 0..degree
+        Y ← PQ⁻¹(Σ_{d ≥ 0} a_d PQ(Y)^d),   (u, v) ← Σ_{d ≥ 1} (b_d u^d + c_d v^d) + e u v + f
 
-    the latter regularised towards the identity by λ P/K for P pixels and K terms. ``space="rgb"`` fits all channels so
-    at once: powers of each up to the degree and all products of two, regularised. Values are raised to 0.005 cd/m²
-    before, the result likewise; it is at most 10000 cd/m² for PQ. The luminance fit of ``luv`` is not regularised.
+    with d up to the degree, the latter regularised towards the identity by λ P/K for P pixels and K terms; the fit of
+    luminance is not regularised. ``space="rgb"`` fits all channels so at once: powers of each and all products of two,
+    regularised. Values are raised to 0.005 cd/m² before, the result likewise; it is at most 10000 cd/m² for PQ.
 
     Args:
         x: the reconstruction, linear BT.709 (N, 3, H, W), or luminance (N, 1, H, W), which is matched as the
