@@ -58,8 +58,10 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def in_255(image: Tensor) -> Tensor:
     """The image in float64 on 0-255: 8-bit codes as they are, 16-bit codes / 257, floats in [0, 1] times 255."""
-    scale = {torch.uint8: 1.0, torch.uint16: 1 / 257}.get(image.dtype, 255.0)
-    return image.to(torch.float64) * scale
+    wide = image.to(torch.float64)
+    if image.dtype == torch.uint8:
+        return wide
+    return wide / 257 if image.dtype == torch.uint16 else wide * 255
 
 
 def grey(image: Tensor) -> Tensor:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from hdrops.metrics import _filters
-from hdrops.metrics._filters import covariance, gaussian
+from hdrops.metrics._filters import covariance
 from hdrops.metrics._images import Color, by_color, check_choice, check_size, checked_pair
+from hdrops.reference.gaussian import window
 
 # ---- visual information --------------------------------------------------------------------------------------------
 
-SCALES = tuple(gaussian(size, size / 5) for size in (17, 9, 5, 3))
+SCALES = tuple(window(size / 5, size // 2) for size in (17, 9, 5, 3))
 # The least size whose coarsest scale holds one window.
 SMALLEST = 41
 VIFF_WEIGHTS = (1 / 2.15, 0.0, 0.15 / 2.15, 1 / 2.15)

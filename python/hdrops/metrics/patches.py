@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hdrops.metrics import _filters
-from hdrops.metrics._filters import covariance, gaussian, magnitude, sobel
+from hdrops.metrics._filters import covariance, magnitude, sobel
 from hdrops.metrics._images import Color, by_color, check_choice, check_size, checked_pair
+from hdrops.reference.gaussian import window
 
 # Variances below this are rounding: those of 16-bit codes are from 1e-8.
 FLAT = 1e-10
-SMALL, LARGE = gaussian(7, 1.5), gaussian(11, 1.5)
+SMALL, LARGE = window(1.5, 3), window(1.5, 5)
 # C1 and C2 of the SSIM: next to nothing in Qy and Qc, the usual ones in Qw.
 BARE = (2e-16, 2e-16)
 USUAL = ((0.01 * 255) ** 2, (0.03 * 255) ** 2)
@@ -24,23 +26,25 @@ USUAL = ((0.01 * 255) ** 2, (0.03 * 255) ** 2)
 
 @dataclasses.dataclass(frozen=True)
 class _Windows:
-    """An image and its Gaussian-weighted mean and variance in each window; the variance of a flat window is 0."""
+    """An image, and its Gaussian-weighted mean and variance in each window."""
 
     image: Tensor
     mean: Tensor
     variance: Tensor
-    taps: tuple[float, ...]
+    flat: Tensor
+    taps: Sequence[float]
 
     @classmethod
-    def of(cls, image: Tensor, taps: tuple[float, ...]) -> _Windows:
+    def of(cls, image: Tensor, taps: Sequence[float]) -> _Windows:
         image = image - _filters.MIDDLE
         mean = _filters.smooth(image, taps)
         variance = covariance(image, image, mean, mean, taps)
-        return cls(image, mean, torch.where(variance < FLAT, 0.0, variance), taps)
+        flat = variance < FLAT
+        return cls(image, mean, variance.masked_fill(flat, 0.0), flat, taps)
 
     def covariance(self, other: _Windows) -> Tensor:
         shared = covariance(self.image, other.image, self.mean, other.mean, self.taps)
-        return torch.where((self.variance == 0) | (other.variance == 0), 0.0, shared)
+        return shared.masked_fill(self.flat | other.flat, 0.0)
 
     def similarity(self, other: _Windows, constants: tuple[float, float], shared: Tensor | None = None) -> Tensor:
         """The SSIM index; ``shared`` is the covariance where it is known."""
@@ -139,8 +143,9 @@ def qc(
         shares = _shares(shared)
         if convention == "paper":
             return (_shares(shares.clamp(min=0)) * similar).sum(0).mean((-3, -2, -1))
-        quality = (shares * similar).sum(0)
-        quality = torch.where(shares[0] < 0, 0.0, torch.where(shares[1] < 0, 1.0, quality))
+        first = shares[0]
+        quality = first * similar[0] + (1 - first) * similar[1]
+        quality = torch.where(first < 0, 0.0, torch.where(first > 1, 1.0, quality))
         return quality.mean((-3, -2, -1))
 
     return by_color(metric, color, image, sources)
