@@ -108,8 +108,9 @@ def qc(
     Journal of Signal Processing 2005. The mean over Gaussian windows (7 x 7, sigma 1.5, within the image) of
     Σ s_k SSIM(k, fused), s_k = σ_kf / Σ σ_kf. The constants of the SSIM are 2e-16, as in MEFB.
 
-    A window in which no source covaries with the fused image weighs them equally, and a flat window does not covary.
-    In the published code rounding decides there, so its values differ by up to a tenth on images with flat areas.
+    Windows in which no source covaries with the fused image are left out; where that is all, they count, and weigh the
+    sources equally. A flat window does not covary. In the published code rounding decides there whether the value is 0,
+    1 or the similarity, so its values differ by up to a tenth on images with flat areas.
 
     Args:
         fused: (N, C, H, W) of 1 or 3 channels, uint8, uint16 or float in [0, 1]; at least 7 x 7 pixels.
@@ -142,11 +143,14 @@ def qc(
         )
         shares = _shares(shared)
         if convention == "paper":
-            return (_shares(shares.clamp(min=0)) * similar).sum(0).mean((-3, -2, -1))
-        first = shares[0]
-        quality = first * similar[0] + (1 - first) * similar[1]
-        quality = torch.where(first < 0, 0.0, torch.where(first > 1, 1.0, quality))
-        return quality.mean((-3, -2, -1))
+            quality = (_shares(shares.clamp(min=0)) * similar).sum(0)
+        else:
+            first = shares[0]
+            quality = first * similar[0] + (1 - first) * similar[1]
+            quality = torch.where(first < 0, 0.0, torch.where(first > 1, 1.0, quality))
+        counted = shared.sum(0) != 0
+        counted |= ~counted.flatten(1).any(1)[:, None, None, None]
+        return (quality * counted).sum((-3, -2, -1)) / counted.sum((-3, -2, -1))
 
     return by_color(metric, color, image, sources)
 
