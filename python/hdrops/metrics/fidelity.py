@@ -260,7 +260,7 @@ def fusion_psnr(
     def metric(fused: Tensor, bracket: Tensor) -> Tensor:
         error = _squared_error(fused, bracket)
         if convention == "mefb":
-            error = (error / fused[0].numel()).sqrt()
+            error = (error / fused.shape[-2:].numel()).sqrt()
         elif convention == "lt":
             error = error / 255**2
         return 10 * torch.log10(255**2 / error.mean(1))

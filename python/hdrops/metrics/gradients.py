@@ -93,8 +93,8 @@ def spatial_frequency(image: Tensor, *, color: Color = "mean", convention: Liter
         power = image.new_zeros(image.shape[0])
         for dim in (-2, -1):
             squares = image.diff(dim=dim).square()
-            count = image[0].numel() if convention == "mefb" else max(squares[0].numel(), 1)
-            power = power + squares.sum((-3, -2, -1)) / count
+            pixels = (image if convention == "mefb" else squares).shape[-2:].numel()
+            power = power + squares.sum((-3, -2, -1)) / max(pixels, 1)
         return power.sqrt()
 
     return by_color(metric, color, checked(image, "image"))
