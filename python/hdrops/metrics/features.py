@@ -235,7 +235,7 @@ def fmi(
             outermost pixels, where a missing neighbour counts as smaller here; GNU Octave's ``edge``, which thins
             without regard to direction, moves the value of whole photographs by up to 3 %. The wavelet's filter is
             computed from Meyer's formula; the tables in use are finite approximations of it, whose border and values
-            in saturated areas differ: PyWavelets' 62 taps move the value by up to 3 %.
+            in saturated areas differ: PyWavelets' 62 taps move the value by up to 2 %.
         window: side of the windows, odd; even numbers are taken as the next odd one, as published.
         flat_pairs: the score of two flat windows that are not equal.
         identical: how equal windows are found.
