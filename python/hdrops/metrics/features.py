@@ -56,12 +56,13 @@ def _dct(image: Tensor) -> Tensor:
 
     def along_rows(x: Tensor) -> Tensor:
         size = x.shape[-1]
-        # The DCT of a row is the DFT of its even samples and then its odd ones backwards, turned in phase (Makhoul 1980).
+        # The DCT is the DFT of the even samples followed by the odd ones backwards, turned in phase (Makhoul 1980).
         spectrum = torch.fft.fft(torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1))
         angle = torch.arange(size, dtype=x.dtype, device=x.device) * (math.pi / (2 * size))
         scale = torch.full_like(angle, math.sqrt(2 / size))
         scale[0] = math.sqrt(1 / size)
-        return (spectrum.real * angle.cos() + spectrum.imag * angle.sin()) * scale
+        turned: Tensor = spectrum.real * angle.cos() + spectrum.imag * angle.sin()
+        return turned * scale
 
     # Without its first value a flat image has no coefficients at all, where rounding would leave some and the
     # windows, which are scaled to [0, 1], would make features of them.
@@ -87,7 +88,7 @@ def _dmey(taps: int, device: torch.device) -> Tensor:
 
 
 def _wavelet(image: Tensor, taps: int = _DMEY_TAPS) -> Tensor:
-    """One level of the discrete Meyer wavelet, half-sample symmetric at the borders, in one picture [A H; V D] of 0-1."""
+    """One level of the discrete Meyer wavelet, half-sample symmetric at the borders, as one picture [A H; V D]."""
     filters = _dmey(taps, image.device)
 
     def analysis(size: int) -> Tensor:
@@ -204,22 +205,23 @@ def fmi(
 ) -> Tensor:
     """Feature mutual information of a fused image with its sources; 1 is best.
 
-    Every window of a feature picture, stretched to [0, 1] and divided by its sum, is taken as a distribution p over its
-    places, counted down the columns. For source s and fused image f with Pearson correlation c of p_s and p_f, the joint
-    distribution is ``φ M + (1 - φ) p_s p_f`` where M is the upper Fréchet bound ``min(P_s, P_f)`` for c > 0 and the
-    lower one ``max(P_s + P_f - 1, 0)`` for c < 0, and φ is c over the correlation of M (Nelsen 1987). The score of the
-    window is ``2 I(s, f) / (H(s) + H(f))``, that of the image the mean over all windows and sources.
+    Every window of a feature picture, stretched to [0, 1] and divided by its sum, is taken as a distribution p over
+    its places, counted down the columns. With the Pearson correlation c of p_s and p_f, those of a source and the fused
+    image, their joint distribution is ``φ M + (1 - φ) p_s p_f``, where M is the upper Fréchet bound ``min(P_s, P_f)``
+    of the cumulative distributions for c > 0, the lower one ``max(P_s + P_f - 1, 0)`` for c < 0, and φ is c over the
+    correlation of M (Nelsen 1987). The window scores ``2 I(s, f) / (H(s) + H(f))``, the image the mean over all windows
+    and sources.
 
-    The values are those of the authors' code, which the MEFB and LT toolboxes carry. It is for two sources; here the
-    mean goes over K. Three things in it are choices of this function:
+    The values are those of the authors' code, which the MEFB and LT toolboxes carry. It takes two sources; here the
+    mean goes over K. Three things in it are arguments:
 
-    - ``flat_pairs``: two flat windows of different level correlate as 0/0. The published code gets 1, since in its order
-      of summation the mean of nine ninths is not a ninth; exact arithmetic, and 0/0 taken as 0, gives 0. Where much is
-      saturated this decides the value (0.57 or 0.49 for one photograph).
+    - ``flat_pairs``: two flat windows of different level correlate as 0/0. The published code gets 1, since in its
+      order of summation the mean of nine ninths is not a ninth; exact arithmetic, and 0/0 taken as 0, gives 0. Where
+      much is saturated this decides the value (0.57 or 0.49 for one photograph).
     - ``identical``: equal windows score 1 without a calculation. The published code stretches the window of the fused
-      image in place when it scores a source that differs, so later sources are compared with the stretched one
-      (``"published"``): equal windows with a single outlying pixel then score 0, and the order of the sources matters.
-      ``"exact"`` compares every source with the window itself.
+      image in place when it scores a source that differs, so that the sources after it are compared with the stretched
+      one: equal windows with a single outlying pixel then score 0, and the order of the sources matters
+      (``"published"``). ``"exact"`` compares every source with the window itself.
     - ``feature``: with none named, both toolboxes take ``"edge"``, whatever their comments say.
 
     Args:

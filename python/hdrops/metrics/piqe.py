@@ -1,4 +1,4 @@
-"""Perception based image quality evaluator (Venkatanath, Praneeth, Maruthi Chandrasekhar, Channappayya, Medasani 2015)."""
+"""Perception based image quality evaluator (Venkatanath, Praneeth, Chandrasekhar, Channappayya and Medasani 2015)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def _blurred(image: Tensor) -> Tensor:
     weights /= weights.sum()
     height, width = image.shape[-2:]
     padded = torch.nn.functional.pad(image, (3, 3, 3, 3), mode="replicate")
-    rows = sum(weight * padded.narrow(-2, i, height) for i, weight in enumerate(weights))
-    return sum(weight * rows.narrow(-1, i, width) for i, weight in enumerate(weights))
+    rows = sum((w * padded.narrow(-2, i, height) for i, w in enumerate(weights)), image.new_zeros(()))
+    return sum((w * rows.narrow(-1, i, width) for i, w in enumerate(weights)), image.new_zeros(()))
 
 
 def _score(image: Tensor) -> Tensor:
@@ -60,17 +60,17 @@ def piqe(image: Any, *, color: Color = "grey") -> Tensor:
     """Perception based image quality evaluator, PIQE: 0 excellent, 100 bad; no reference, no training.
 
     The image on 0-255, rounded, is normalised to ``(x - μ) / (σ + 1)`` with local mean and deviation under a 7 x 7
-    Gaussian (eq. 1) and cut into blocks of 16 x 16, the last ones filled by repeating the border. Only blocks of variance
-    v above 0.1 count. One has a noticeable artefact where any six neighbours on one of its four edges have a deviation
-    below 0.1 (eq. 5); it is noisy where its deviation exceeds twice β, the relative difference between that and the
-    deviation of its two central columns over that of the others (eq. 8-10). An artefact adds 1 - v, noise v; the score is
-    ``100 (sum + 1) / (blocks + 1)`` (eq. 11).
+    Gaussian and cut into blocks of 16 x 16, the last ones filled by repeating the border. Only blocks of variance v
+    above 0.1 count. One has a noticeable artefact where six neighbours on one of its four edges have a deviation below
+    0.1; it is noisy where its deviation exceeds twice the relative difference between that and the ratio of the
+    deviations of its two central columns and of the others. An artefact adds 1 - v, noise v; the score is
+    ``100 (sum + 1) / (blocks + 1)``.
 
-    Deviations and variances are those of samples, divided by n - 1. Constants, the filter and the columns of the
-    surround, which keep one central column and lack another, are those of MATLAB's ``piqe`` as ported by others; MATLAB
-    itself has not been run against this. The Python package pypiqe 1.2 gives the same values, to rounding, for images
-    whose sides are multiples of 16 and whose maximum is 255: it fills the last blocks by reflection and stretches the
-    image to 255 first.
+    Deviations and variances are those of samples, divided by n - 1. The constants, the filter and the columns of the
+    surround, which keep one central column and lack another, are those of MATLAB's ``piqe`` as ported by others;
+    MATLAB itself has not been run against this. The Python package pypiqe 1.2 gives the same values, to rounding, for
+    images whose sides are multiples of 16 and whose maximum is 255: it fills the last blocks by reflection and
+    stretches the image to 255 first.
 
     Args:
         image: (N, C, H, W), C 1 or 3, of any size, uint8, uint16 or floating point in [0, 1].

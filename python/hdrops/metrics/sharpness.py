@@ -32,8 +32,8 @@ def _polar_frequencies(height: int, width: int, device: torch.device) -> tuple[T
     """Radius and angle of the bins of a DFT, (height, width); the highest frequency of odd sizes is taken as 1/2."""
 
     def axis(size: int) -> Tensor:
-        steps = torch.arange(size, dtype=torch.float64, device=device) - size // 2
-        return torch.fft.ifftshift(steps / (size - size % 2))
+        steps = torch.fft.ifftshift(torch.arange(size, device=device) - size // 2)
+        return steps.to(torch.float64) / (size - size % 2)
 
     x, y = axis(width), axis(height)[:, None]
     return torch.hypot(x, y), torch.atan2(-y, x)
@@ -61,11 +61,12 @@ def _log_gabor(height: int, width: int, device: torch.device) -> tuple[list[Tens
 def lpc_si(image: Any, *, color: Color = "grey") -> Tensor:
     """Sharpness index of local phase coherence, LPC-SI; 0 blurred, 1 sharp.
 
-    Complex log-Gabor responses c of three scales and eight orientations; at each pixel and orientation the coherence
-    is the cosine of ``φ1 - 3 φ2 + 2 φ3``, negative ones being taken as 0 (eq. 12). It is averaged over the orientations
-    with weights ``max(0, |c1| - T)``, T being the mean of |c1| and twice its deviation, and 2 added to their sum (eq.
-    13). The index is the mean of the values in falling order u_k weighted by ``exp(-(k - 1) / (N - 1) / 1e-4)`` (eq. 14,
-    15). A border of a sixteenth of the shorter side, rounded, counts neither in T nor in the mean.
+    Complex log-Gabor responses c of three scales and eight orientations; at each pixel and orientation the coherence is
+    the cosine of ``φ1 - 3 φ2 + 2 φ3``, φ being their phases from fine to coarse, and 0 where that is negative. It is
+    averaged over the orientations with weights ``max(0, |c1| - T)``, T being the mean of |c1| and twice its deviation,
+    and 2 added to the sum of the weights. The index is the mean of the N averages, in falling order, with weights
+    ``exp(-(k - 1) / (N - 1) / 1e-4)``. A border of a sixteenth of the shorter side, rounded, counts neither in T nor in
+    the mean.
 
     The values are those of the authors' version 1.0, whose filters have the bandwidth 0.75 on the logarithmic axis. A
     flat image, for which that code gives NaN, has no coherence and gets 0.
@@ -220,24 +221,24 @@ def s3(
 ) -> Tensor:
     """Spectral and spatial sharpness, S3; larger is sharper.
 
-    - s1, spectral: the slope of the amplitude spectrum of 32 x 32 blocks, eight apart, under a Hann window, from a line
-      through the logarithms of its means on 16 circles, as ``1 - 1 / (1 + exp(-3 (slope - 2)))`` (eq. 5); 0 where the
+    - s1, spectral: the slope of the amplitude spectrum of 32 x 32 blocks, eight apart, under a Hann window, from a
+      line through the logarithms of its means on 16 circles, as ``1 - 1 / (1 + exp(-3 (slope - 2)))``; 0 where the
       luminance ``(0.7656 + 0.0364 x)^2.2`` has no contrast.
-    - s2, spatial: a quarter of the largest total variation of 2 x 2 pixels on 0-1 in each 8 x 8 block (eq. 8, 9), the
-      larger one of two grids of blocks.
-    - s3: the square root of their product, pixel by pixel (eq. 10 with α = 1/2).
+    - s2, spatial: a quarter of the largest total variation of 2 x 2 pixels on 0-1 in each 8 x 8 block, the larger one
+      of two grids of blocks.
+    - s3: the square root of their product, pixel by pixel.
 
-    The values are those of the authors' code, which exchanges the weights of two bins where it interpolates at negative
-    frequencies, and leaves cells at the right and lower border at 0 that lie half outside.
+    The values are those of the authors' code, which exchanges the weights of two bins where it interpolates at
+    negative frequencies, and leaves cells at the right and lower border at 0 that lie half outside.
 
     Args:
         image: (N, C, H, W), C 1 or 3, at least 17 x 17, uint8, uint16 or floating point in [0, 1].
         sharpness: the map to pool.
-        pooling: the mean over the largest hundredth of the N pixels of the map, ⌊N/100⌋ or ⌈N/100⌉ of them, or over all.
-            The paper takes "the 1 % highest" and leaves the rounding open.
+        pooling: the mean over the largest hundredth of the N pixels of the map, ⌊N/100⌋ or ⌈N/100⌉ of them, or over
+            all. The paper takes the highest 1 % and leaves the rounding open.
         zero_ends: whether the Hann window begins and ends with 0. The authors' code calls ``hanning``, which in MATLAB
-            leaves the zeros out and in GNU Octave keeps them; with them s3 of photographs differs by up to 1 % (the mean
-            by 3 %).
+            leaves the zeros out and in GNU Octave keeps them; with them s3 of photographs differs by about 1 %, the
+            mean of s1 by up to 7 %.
         color: ``"grey"``, or the mean over the channels.
 
     Returns:
