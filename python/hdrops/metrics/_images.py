@@ -95,3 +95,9 @@ def by_color(metric: Callable[..., Tensor], color: Color, *images: Tensor) -> Te
             if image.is_floating_point():
                 value = value.masked_fill(~image.isfinite().flatten(1).all(1), torch.nan)
     return value
+
+
+def one_by_one(metric: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+    """``metric`` of each member of the batches, (N,); what it makes on the way is then never larger than for one."""
+    values = [metric(*members) for members in zip(*batches, strict=True)]
+    return torch.stack(values) if values else batches[0].new_zeros(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -9,7 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from hdrops.metrics._images import Color, by_color, checked_pair
+from hdrops.metrics._filters import sobel
+from hdrops.metrics._images import Color, by_color, check_choice, check_size, checked_pair, one_by_one
 
 Feature = Literal["edge", "none", "gradient", "dct", "wavelet"]
 Identical = Literal["published", "exact"]
@@ -28,14 +30,8 @@ def _gradient(image: Tensor) -> Tensor:
 
 def _edge(image: Tensor) -> Tensor:
     """1 on Sobel edges thinned across their direction, 0 elsewhere."""
-    padded = torch.nn.functional.pad(image[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-
-    def smooth(x: Tensor, dim: int) -> Tensor:
-        size = x.shape[dim] - 2
-        return x.narrow(dim, 0, size) + 2 * x.narrow(dim, 1, size) + x.narrow(dim, 2, size)
-
-    across = smooth(padded[..., 2:] - padded[..., :-2], -2).abs() / 8
-    down = smooth(padded[..., 2:, :] - padded[..., :-2, :], -1).abs() / 8
+    across, down = sobel(torch.nn.functional.pad(image, (1, 1, 1, 1), mode="replicate"))
+    across, down = across.abs() / 8, down.abs() / 8
     strength = across.square() + down.square()
 
     def ridge(dim: int) -> Tensor:
@@ -251,30 +247,25 @@ def fmi(
         ValueError: shapes that do not fit, images smaller than a window, an unknown name.
     """
     image, sources = checked_pair(fused, bracket)
-    if isinstance(feature, str) and feature not in _FEATURES:
-        raise ValueError(f"feature must be one of {get_args(Feature)} or a function, got {feature!r}")
+    if isinstance(feature, str):
+        check_choice("feature", feature, get_args(Feature))
     if window < 2:
         raise ValueError(f"window must be at least 2, got {window}")
     if flat_pairs not in (0, 1):
         raise ValueError(f"flat_pairs must be 0 or 1, got {flat_pairs!r}")
-    if identical not in get_args(Identical):
-        raise ValueError(f"identical must be 'published' or 'exact', got {identical!r}")
+    check_choice("identical", identical, get_args(Identical))
     size = 2 * (window // 2) + 1
-    if min(image.shape[-2:]) < size:
-        raise ValueError(f"images of {image.shape[-2]} x {image.shape[-1]} hold no window of {size} x {size}")
+    check_size(image, size)
     extract = _FEATURES[feature] if isinstance(feature, str) else feature
 
-    def score(image: Tensor, sources: Tensor) -> Tensor:
-        values = []
-        for one, its_sources in zip(image, sources, strict=True):
-            picture, pictures = extract(one), extract(its_sources[:, 0])
-            height, width = picture.shape[-2] - size + 1, picture.shape[-1] - size + 1
-            rows = max(1, _WINDOWS // width)
-            total = picture.new_zeros(())
-            for top in range(0, height, rows):
-                strip = slice(top, min(top + rows, height) + size - 1)
-                total += _sum_of_scores(pictures[:, strip], picture[0, strip], size, flat_pairs, identical)
-            values.append(total / (height * width * len(pictures)))
-        return torch.stack(values) if values else image.new_zeros(0)
+    def score(one: Tensor, its_sources: Tensor) -> Tensor:
+        picture, pictures = extract(one), extract(its_sources[:, 0])
+        height, width = picture.shape[-2] - size + 1, picture.shape[-1] - size + 1
+        rows = max(1, _WINDOWS // width)
+        total = picture.new_zeros(())
+        for top in range(0, height, rows):
+            strip = slice(top, min(top + rows, height) + size - 1)
+            total += _sum_of_scores(pictures[:, strip], picture[0, strip], size, flat_pairs, identical)
+        return total / (height * width * len(pictures))
 
-    return by_color(score, color, image, sources)
+    return by_color(functools.partial(one_by_one, score), color, image, sources)

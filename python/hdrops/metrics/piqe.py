@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hdrops.metrics._images import Color, by_color, checked
+from hdrops.metrics._filters import gaussian, smooth
+from hdrops.metrics._images import Color, by_color, checked, one_by_one
 
 _BLOCK = 16
 _ACTIVE = 0.1
@@ -17,14 +19,8 @@ _C = 1
 
 
 def _blurred(image: Tensor) -> Tensor:
-    """A Gaussian of 7 x 7, σ = 7/6, on (N, 1, H, W), its border replicated."""
-    offset = torch.arange(-3, 4, dtype=image.dtype, device=image.device)
-    weights = torch.exp(-(offset / (7 / 6)).square() / 2)
-    weights /= weights.sum()
-    height, width = image.shape[-2:]
-    padded = torch.nn.functional.pad(image, (3, 3, 3, 3), mode="replicate")
-    rows = sum((w * padded.narrow(-2, i, height) for i, w in enumerate(weights)), image.new_zeros(()))
-    return sum((w * rows.narrow(-1, i, width) for i, w in enumerate(weights)), image.new_zeros(()))
+    """A Gaussian of 7 x 7, σ = 7/6, on (1, H, W), its border replicated."""
+    return smooth(torch.nn.functional.pad(image, (3, 3, 3, 3), mode="replicate"), gaussian(7, 7 / 6))
 
 
 def _score(image: Tensor) -> Tensor:
@@ -34,18 +30,18 @@ def _score(image: Tensor) -> Tensor:
 
     mean = _blurred(codes)
     deviation = (_blurred(codes.square()) - mean.square()).abs().sqrt()
-    normalised = ((codes - mean) / (deviation + 1))[:, 0]
-    # (N, blocks, 16, 16)
-    blocks = normalised.unfold(-2, _BLOCK, _BLOCK).unfold(-2, _BLOCK, _BLOCK).flatten(1, 2)
+    normalised = ((codes - mean) / (deviation + 1))[0]
+    # (blocks, 16, 16)
+    blocks = normalised.unfold(0, _BLOCK, _BLOCK).unfold(1, _BLOCK, _BLOCK).flatten(0, 1)
     variance = blocks.var((-2, -1))
     active = variance > _ACTIVE
 
     edges = torch.stack([blocks[..., 0, :], blocks[..., -1, :], blocks[..., 0], blocks[..., -1]], dim=-2)
-    impaired = (edges.unfold(-1, _SEGMENT, 1).std(-1) < _EVEN).flatten(2).any(-1)
+    impaired = (edges.unfold(-1, _SEGMENT, 1).std(-1) < _EVEN).flatten(1).any(-1)
 
     # The centre is columns 7 and 8. Column 7 is taken out of the surround first, and of what is left column 8.
-    centre = blocks[..., 7:9].flatten(2).std(-1)
-    surround = torch.cat([blocks[..., :7], blocks[..., 8:9], blocks[..., 10:]], dim=-1).flatten(2).std(-1)
+    centre = blocks[..., 7:9].flatten(1).std(-1)
+    surround = torch.cat([blocks[..., :7], blocks[..., 8:9], blocks[..., 10:]], dim=-1).flatten(1).std(-1)
     ratio = torch.where(centre == 0, 0, centre / surround)
     spread = variance.sqrt()
     # Over an even surround the ratio is infinite and this NaN: no noise, as published.
@@ -83,4 +79,4 @@ def piqe(image: Any, *, color: Color = "grey") -> Tensor:
         TypeError: no tensor, or a dtype that is no image's.
         ValueError: another shape, an unknown ``color``.
     """
-    return by_color(_score, color, checked(image, "image"))
+    return by_color(functools.partial(one_by_one, _score), color, checked(image, "image"))

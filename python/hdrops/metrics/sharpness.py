@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from hdrops.metrics._images import Color, by_color, checked
+from hdrops.metrics._images import Color, by_color, check_choice, check_size, checked, one_by_one
 
 S3Map = Literal["s1", "s2", "s3"]
 Pooling = Literal["top_floor", "top_ceil", "mean"]
@@ -33,7 +33,8 @@ def _polar_frequencies(height: int, width: int, device: torch.device) -> tuple[T
 
     def axis(size: int) -> Tensor:
         steps = torch.fft.ifftshift(torch.arange(size, device=device) - size // 2)
-        return steps.to(torch.float64) / (size - size % 2)
+        frequencies: Tensor = steps.to(torch.float64) / (size - size % 2)
+        return frequencies
 
     x, y = axis(width), axis(height)[:, None]
     return torch.hypot(x, y), torch.atan2(-y, x)
@@ -83,16 +84,16 @@ def lpc_si(image: Any, *, color: Color = "grey") -> Tensor:
         ValueError: another shape, an image narrower than two pixels, an unknown ``color``.
     """
     tensor = checked(image, "image")
+    check_size(tensor, 2)
     height, width = tensor.shape[-2:]
-    if min(height, width) < 2:
-        raise ValueError(f"phase coherence needs at least 2 x 2 pixels, got {height} x {width}")
     border = (min(height, width) + 8) // 16
     radial, angular = _log_gabor(height, width, tensor.device)
 
     def centre(x: Tensor) -> Tensor:
         return x[border : height - border, border : width - border]
 
-    def score(picture: Tensor) -> Tensor:
+    def score(image: Tensor) -> Tensor:
+        picture = image[0]
         spectrum = torch.fft.fft2(picture)
         coherent = torch.zeros_like(picture)
         weight = torch.full_like(picture, 2)
@@ -112,10 +113,7 @@ def lpc_si(image: Any, *, color: Color = "grey") -> Tensor:
         weights = torch.exp(-rank / (len(values) - 1) / 1e-4)
         return (values.topk(kept).values * weights).sum() / weights.sum()
 
-    def scores(images: Tensor) -> Tensor:
-        return torch.stack([score(one[0]) for one in images]) if len(images) else images.new_zeros(0)
-
-    return by_color(scores, color, tensor)
+    return by_color(functools.partial(one_by_one, score), color, tensor)
 
 
 @functools.cache
@@ -148,12 +146,11 @@ def _polar_average() -> Tensor:
     return matrix.flatten(1)
 
 
-def _symmetric(image: Tensor, before: int, after: int) -> Tensor:
+def _mirrored(image: Tensor, border: int) -> Tensor:
     """Each side of (H, W) extended by its mirror image, edge included."""
-    for dim in (-2, -1):
-        size = image.shape[dim]
-        head = image.narrow(dim, 0, before).flip(dim)
-        image = torch.cat([head, image, image.narrow(dim, size - after, after).flip(dim)], dim)
+    for dim in (0, 1):
+        first, last = image.narrow(dim, 0, border), image.narrow(dim, -border, border)
+        image = torch.cat([first.flip(dim), image, last.flip(dim)], dim)
     return image
 
 
@@ -167,7 +164,7 @@ def _spread(values: Tensor, height: int, width: int, shift: int) -> Tensor:
 def _spectral_map(image: Tensor, zero_ends: bool) -> Tensor:
     """s1: 0 for a steep amplitude spectrum or no contrast, 1 for a flat spectrum."""
     height, width = image.shape
-    padded = _symmetric(image, _BLOCK // 2, _BLOCK // 2)
+    padded = _mirrored(image, _BLOCK // 2)
 
     # Contrast, in the luminance of a display, anywhere on a grid of 8 x 8 blocks four apart.
     luminance = (0.7656 + 0.0364 * padded) ** 2.2
@@ -203,7 +200,7 @@ def _spatial_map(image: Tensor) -> Tensor:
     height, width = image.shape
     maps = []
     for border in (_SMALL, _SMALL // 2):
-        padded = _symmetric(image, border, border)
+        padded = _mirrored(image, border)
         a, b, c, d = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
         variation = (a - b).abs() + (a - c).abs() + (a - d).abs() + (d - c).abs() + (c - b).abs() + (d - b).abs()
         blocks = torch.nn.functional.max_pool2d(variation[None, None], _SMALL - 1, _SMALL)[0, 0] / (4 * 255)
@@ -249,15 +246,12 @@ def s3(
         ValueError: another shape, a smaller image, an unknown name.
     """
     tensor = checked(image, "image")
-    if sharpness not in get_args(S3Map):
-        raise ValueError(f"sharpness must be one of {get_args(S3Map)}, got {sharpness!r}")
-    if pooling not in get_args(Pooling):
-        raise ValueError(f"pooling must be one of {get_args(Pooling)}, got {pooling!r}")
-    height, width = tensor.shape[-2:]
-    if min(height, width) <= _BLOCK // 2:
-        raise ValueError(f"blocks of 32 need images of at least 17 x 17, got {height} x {width}")
+    check_choice("sharpness", sharpness, get_args(S3Map))
+    check_choice("pooling", pooling, get_args(Pooling))
+    check_size(tensor, _BLOCK // 2 + 1)
 
-    def score(picture: Tensor) -> Tensor:
+    def score(image: Tensor) -> Tensor:
+        picture = image[0]
         if sharpness == "s1":
             values = _spectral_map(picture, zero_ends)
         elif sharpness == "s2":
@@ -269,7 +263,4 @@ def s3(
         count = values.numel() // 100 if pooling == "top_floor" else -(-values.numel() // 100)
         return values.flatten().topk(count).values.mean()
 
-    def scores(images: Tensor) -> Tensor:
-        return torch.stack([score(one[0]) for one in images]) if len(images) else images.new_zeros(0)
-
-    return by_color(scores, color, tensor)
+    return by_color(functools.partial(one_by_one, score), color, tensor)
