@@ -76,7 +76,7 @@ def octave_edge(image: Tensor) -> Tensor:
 
 
 def test_edge_is_near_octave_s() -> None:
-    """The golden values have Octave's thinning: with it the values agree, with MATLAB's they differ by a few percent."""
+    """The golden values have Octave's thinning: with it the values agree, with MATLAB's they are a few percent off."""
     assert worst("crop20_edge", lambda row: fmi(row.fused, row.bracket, octave_edge)) < 1e-10
     assert worst("full_edge", lambda row: fmi(row.fused, row.bracket, octave_edge)) < 1e-3
     assert worst("full_edge_flatpair0", lambda row: fmi(row.fused, row.bracket, octave_edge, flat_pairs=0)) < 1e-3
