@@ -330,6 +330,8 @@ def test_errors() -> None:
         fmi(fused[..., :2], bracket[..., :2])
     with pytest.raises(ValueError, match="at least 9 x 9"):
         fmi(fused, bracket, window=9)
+    with pytest.raises(ValueError, match="at least 3 x 3"):
+        fmi(fused, bracket, lambda x: x[..., :2])
     with pytest.raises(ValueError, match="differ in more than the exposures"):
         fmi(fused, bracket[..., :8])
 

@@ -227,7 +227,7 @@ def fmi(
             central differences; ``"dct"``, the DCT of the whole image; ``"edge"``, MATLAB's ``edge``: Sobel gradients
             with replicated borders, a threshold of twice their root mean square, thinned across the larger component;
             ``"wavelet"``, one level of the discrete Meyer wavelet with 102 taps. Or a function from (M, H, W) float64
-            on 0-255 to (M, H', W') float64.
+            on 0-255 to (M, H', W') float64, no smaller than a window.
 
             ``"edge"`` and ``"wavelet"`` approximate MATLAB. The thinning of its ``edge`` is not documented at the
             outermost pixels, where a missing neighbour counts as smaller here; GNU Octave's ``edge``, which thins
@@ -260,6 +260,7 @@ def fmi(
 
     def score(one: Tensor, its_sources: Tensor) -> Tensor:
         picture, pictures = extract(one), extract(its_sources[:, 0])
+        check_size(picture, size)
         height, width = picture.shape[-2] - size + 1, picture.shape[-1] - size + 1
         rows = max(1, _WINDOWS // width)
         total = picture.new_zeros(())

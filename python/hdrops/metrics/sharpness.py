@@ -64,10 +64,10 @@ def lpc_si(image: Any, *, color: Color = "grey") -> Tensor:
 
     Complex log-Gabor responses c of three scales and eight orientations; at each pixel and orientation the coherence is
     the cosine of ``φ1 - 3 φ2 + 2 φ3``, φ being their phases from fine to coarse, and 0 where that is negative. It is
-    averaged over the orientations with weights ``max(0, |c1| - T)``, T being the mean of |c1| and twice its deviation,
-    and 2 added to the sum of the weights. The index is the mean of the N averages, in falling order, with weights
-    ``exp(-(k - 1) / (N - 1) / 1e-4)``. A border of a sixteenth of the shorter side, rounded, counts neither in T nor in
-    the mean.
+    averaged over the orientations with weights ``max(0, |c1| - T)``, T being the mean of ``|c1|`` plus twice its
+    standard deviation, and 2 added to the sum of the weights. The index is the mean of the N averages, in falling
+    order, with weights ``exp(-(k - 1) / (N - 1) / 1e-4)``. A border of a sixteenth of the shorter side, rounded, counts
+    neither in T nor in the mean.
 
     The values are those of the authors' version 1.0, whose filters have the bandwidth 0.75 on the logarithmic axis. A
     flat image, for which that code gives NaN, has no coherence and gets 0.
