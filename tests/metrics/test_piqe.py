@@ -162,10 +162,21 @@ def test_color_mean_is_the_mean_over_channels() -> None:
     torch.testing.assert_close(piqe(codes, color="mean"), torch.stack(channels).mean(0))
 
 
-def test_not_a_number_stays_in_its_image() -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_not_finite(value: float) -> None:
     image = torch.rand(2, 1, 32, 32)
-    image[1, 0, 3, 3] = math.nan
+    image[1, 0, 3, 3] = value
     assert piqe(image).isnan().tolist() == [False, True]
+
+
+def test_layouts_and_inputs() -> None:
+    codes = random_codes(2, 3, 33, 40)
+    before, expected = codes.clone(), piqe(codes)
+    last, strided = codes.contiguous(memory_format=torch.channels_last), codes.repeat_interleave(2, -1)[..., ::2]
+    for image in (last, strided, codes.numpy()):
+        torch.testing.assert_close(piqe(image), expected, rtol=1e-12, atol=0)
+    assert torch.equal(codes, before)
+    assert not piqe((codes / 255).requires_grad_()).requires_grad
 
 
 def test_errors() -> None:

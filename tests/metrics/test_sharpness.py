@@ -340,10 +340,22 @@ def test_flat_images_are_not_sharp(metric: Any, level: int) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_not_a_number_stays_in_its_image(metric: Any) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_not_finite(metric: Any, value: float) -> None:
     image = random_image(2, 1, 32, 32)
-    image[1, 0, 3, 3] = math.nan
+    image[1, 0, 3, 3] = value
     assert metric(image).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_layouts_and_inputs(metric: Any) -> None:
+    codes = random_codes(2, 3, 33, 40)
+    before, expected = codes.clone(), metric(codes)
+    last, strided = codes.contiguous(memory_format=torch.channels_last), codes.repeat_interleave(2, -1)[..., ::2]
+    for image in (last, strided, codes.numpy()):
+        torch.testing.assert_close(metric(image), expected, rtol=1e-12, atol=0)
+    assert torch.equal(codes, before)
+    assert not metric((codes / 255).requires_grad_()).requires_grad
 
 
 def test_errors() -> None:

@@ -1,11 +1,11 @@
-"""Feature mutual information (Haghighat, Aghagolzadeh, Seyedarabi 2011; fast form of Haghighat and Razian 2014)."""
+"""Feature mutual information, FMI."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -190,16 +190,20 @@ def _sum_of_scores(sources: Tensor, fused: Tensor, size: int, flat_pair: float, 
 
 
 def fmi(
-    fused: Any,
-    bracket: Any,
+    fused: Tensor,
+    bracket: Tensor,
     feature: Feature | Callable[[Tensor], Tensor] = "edge",
     *,
     window: int = 3,
     flat_pairs: Literal[0, 1] = 1,
     identical: Identical = "published",
-    color: Color = "grey",
+    color: Color = "mean",
 ) -> Tensor:
-    """Feature mutual information of a fused image with its sources; 1 is best.
+    """Feature mutual information (FMI) of a fused image with its sources: 1 is best.
+
+    Haghighat, Aghagolzadeh and Seyedarabi, "A non-reference image fusion metric based on mutual information of image
+    features", Computers and Electrical Engineering 2011; in the fast form of Haghighat and Razian, "Fast-FMI:
+    non-reference image fusion metric", AICT 2014.
 
     Every window of a feature picture, stretched to [0, 1] and divided by its sum, is taken as a distribution p over
     its places, counted down the columns. With the Pearson correlation c of p_s and p_f, those of a source and the fused
@@ -221,8 +225,8 @@ def fmi(
     - ``feature``: with none named, both toolboxes take ``"edge"``, whatever their comments say.
 
     Args:
-        fused: the fused image (N, C, H, W), C 1 or 3, uint8, uint16 or floating point in [0, 1].
-        bracket: its sources (N, K, C, H, W) of the same dtype.
+        fused: (N, C, H, W) of 1 or 3 channels, uint8, uint16 or float in [0, 1]; no smaller than a window.
+        bracket: (N, K, C, H, W), its sources.
         feature: ``"none"`` for the grey values themselves on 0-255; ``"gradient"``, the derivative along x only, by
             central differences; ``"dct"``, the DCT of the whole image; ``"edge"``, MATLAB's ``edge``: Sobel gradients
             with replicated borders, a threshold of twice their root mean square, thinned across the larger component;
@@ -237,14 +241,14 @@ def fmi(
         window: side of the windows, odd; even numbers are taken as the next odd one, as published.
         flat_pairs: the score of two flat windows that are not equal.
         identical: how equal windows are found.
-        color: ``"grey"``, or the mean over the channels.
+        color: "mean" measures each channel and takes the mean, "grey" measures the grey image.
 
     Returns:
-        (N,) float64.
+        float64 (N,): 1 for the image itself; NaN where a float image is not finite.
 
     Raises:
-        TypeError: no tensor, or a dtype that is no image's.
-        ValueError: shapes that do not fit, images smaller than a window, an unknown name.
+        TypeError: an image is of another dtype.
+        ValueError: images have other shapes, do not fit each other or are too small, or another argument is unknown.
     """
     image, sources = checked_pair(fused, bracket)
     if isinstance(feature, str):

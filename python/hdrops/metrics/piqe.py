@@ -1,15 +1,15 @@
-"""Perception based image quality evaluator (Venkatanath, Praneeth, Chandrasekhar, Channappayya and Medasani 2015)."""
+"""The perception based image quality evaluator PIQE."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from hdrops.metrics._filters import gaussian, smooth
+from hdrops.metrics._filters import smooth
 from hdrops.metrics._images import Color, by_color, checked, one_by_one
+from hdrops.reference.gaussian import window
 
 _BLOCK = 16
 _ACTIVE = 0.1
@@ -20,7 +20,7 @@ _C = 1
 
 def _blurred(image: Tensor) -> Tensor:
     """A Gaussian of 7 x 7, σ = 7/6, on (1, H, W), its border replicated."""
-    return smooth(torch.nn.functional.pad(image, (3, 3, 3, 3), mode="replicate"), gaussian(7, 7 / 6))
+    return smooth(torch.nn.functional.pad(image, (3, 3, 3, 3), mode="replicate"), window(7 / 6, 3))
 
 
 def _score(image: Tensor) -> Tensor:
@@ -52,8 +52,11 @@ def _score(image: Tensor) -> Tensor:
     return 100 * (distortion.sum(-1) + _C) / (active.sum(-1) + _C)
 
 
-def piqe(image: Any, *, color: Color = "grey") -> Tensor:
-    """Perception based image quality evaluator, PIQE: 0 excellent, 100 bad; no reference, no training.
+def piqe(image: Tensor, *, color: Color = "grey") -> Tensor:
+    """Perception based image quality evaluator (PIQE): 0 excellent, 100 bad.
+
+    Venkatanath, Praneeth, Chandrasekhar, Channappayya and Medasani, "Blind image quality evaluation using perception
+    based features", NCC 2015; it needs neither a reference nor training.
 
     The image on 0-255, rounded, is normalised to ``(x - μ) / (σ + 1)`` with local mean and deviation under a 7 x 7
     Gaussian and cut into blocks of 16 x 16, the last ones filled by repeating the border. Only blocks of variance v
@@ -69,14 +72,14 @@ def piqe(image: Any, *, color: Color = "grey") -> Tensor:
     stretches the image to 255 first.
 
     Args:
-        image: (N, C, H, W), C 1 or 3, of any size, uint8, uint16 or floating point in [0, 1].
-        color: ``"grey"``, MATLAB's, or the mean over the channels.
+        image: (N, C, H, W) of 1 or 3 channels, uint8, uint16 or float in [0, 1]; of any size.
+        color: "grey" measures the grey image, as MATLAB does, "mean" measures each channel and takes the mean.
 
     Returns:
-        (N,) float64. An image without an active block, as every flat one, gets 100.
+        float64 (N,): 100 without an active block, as for a flat image; NaN where a float image is not finite.
 
     Raises:
-        TypeError: no tensor, or a dtype that is no image's.
-        ValueError: another shape, an unknown ``color``.
+        TypeError: image is of another dtype.
+        ValueError: image has another shape, or color is unknown.
     """
     return by_color(functools.partial(one_by_one, _score), color, checked(image, "image"))

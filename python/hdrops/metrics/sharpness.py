@@ -1,10 +1,10 @@
-"""Sharpness without a reference: LPC-SI (Hassen, Wang, Salama 2013) and S3 (Vu, Phan, Chandler 2012)."""
+"""Sharpness without a reference: LPC-SI and S3."""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -59,8 +59,11 @@ def _log_gabor(height: int, width: int, device: torch.device) -> tuple[list[Tens
     return radial, angular
 
 
-def lpc_si(image: Any, *, color: Color = "grey") -> Tensor:
-    """Sharpness index of local phase coherence, LPC-SI; 0 blurred, 1 sharp.
+def lpc_si(image: Tensor, *, color: Color = "grey") -> Tensor:
+    """Sharpness index of local phase coherence (LPC-SI): 0 blurred, 1 sharp.
+
+    Hassen, Wang and Salama, "Image sharpness assessment based on local phase coherence", IEEE Transactions on Image
+    Processing 2013.
 
     Complex log-Gabor responses c of three scales and eight orientations; at each pixel and orientation the coherence is
     the cosine of ``φ1 - 3 φ2 + 2 φ3``, φ being their phases from fine to coarse, and 0 where that is negative. It is
@@ -73,15 +76,15 @@ def lpc_si(image: Any, *, color: Color = "grey") -> Tensor:
     flat image, for which that code gives NaN, has no coherence and gets 0.
 
     Args:
-        image: (N, C, H, W), C 1 or 3, at least 2 x 2, uint8, uint16 or floating point in [0, 1].
-        color: ``"grey"``, or the mean over the channels.
+        image: (N, C, H, W) of 1 or 3 channels, uint8, uint16 or float in [0, 1]; at least 2 x 2 pixels.
+        color: "grey" measures the grey image, "mean" measures each channel and takes the mean.
 
     Returns:
-        (N,) float64.
+        float64 (N,): 0 for a flat image; NaN where a float image is not finite.
 
     Raises:
-        TypeError: no tensor, or a dtype that is no image's.
-        ValueError: another shape, an image narrower than two pixels, an unknown ``color``.
+        TypeError: image is of another dtype.
+        ValueError: image has another shape or is too small, or color is unknown.
     """
     tensor = checked(image, "image")
     check_size(tensor, 2)
@@ -209,14 +212,17 @@ def _spatial_map(image: Tensor) -> Tensor:
 
 
 def s3(
-    image: Any,
+    image: Tensor,
     *,
     sharpness: S3Map = "s3",
     pooling: Pooling = "top_floor",
     zero_ends: bool = False,
     color: Color = "grey",
 ) -> Tensor:
-    """Spectral and spatial sharpness, S3; larger is sharper.
+    """Spectral and spatial sharpness (S3): larger is sharper.
+
+    Vu, Phan and Chandler, "S3: a spectral and spatial measure of local perceived sharpness in natural images", IEEE
+    Transactions on Image Processing 2012.
 
     - s1, spectral: the slope of the amplitude spectrum of 32 x 32 blocks, eight apart, under a Hann window, from a
       line through the logarithms of its means on 16 circles, as ``1 - 1 / (1 + exp(-3 (slope - 2)))``; 0 where the
@@ -229,21 +235,21 @@ def s3(
     negative frequencies, and leaves cells at the right and lower border at 0 that lie half outside.
 
     Args:
-        image: (N, C, H, W), C 1 or 3, at least 17 x 17, uint8, uint16 or floating point in [0, 1].
+        image: (N, C, H, W) of 1 or 3 channels, uint8, uint16 or float in [0, 1]; at least 17 x 17 pixels.
         sharpness: the map to pool.
         pooling: the mean over the largest hundredth of the N pixels of the map, ⌊N/100⌋ or ⌈N/100⌉ of them, or over
             all. The paper takes the highest 1 % and leaves the rounding open.
         zero_ends: whether the Hann window begins and ends with 0. The authors' code calls ``hanning``, which in MATLAB
             leaves the zeros out and in GNU Octave keeps them; with them s3 of photographs differs by about 1 %, the
             mean of s1 by up to 7 %.
-        color: ``"grey"``, or the mean over the channels.
+        color: "grey" measures the grey image, "mean" measures each channel and takes the mean.
 
     Returns:
-        (N,) float64. 0 for a flat image.
+        float64 (N,): 0 for a flat image; NaN where a float image is not finite.
 
     Raises:
-        TypeError: no tensor, or a dtype that is no image's.
-        ValueError: another shape, a smaller image, an unknown name.
+        TypeError: image is of another dtype.
+        ValueError: image has another shape or is too small, or another argument is unknown.
     """
     tensor = checked(image, "image")
     check_choice("sharpness", sharpness, get_args(S3Map))
