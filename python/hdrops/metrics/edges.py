@@ -19,13 +19,14 @@ def qabf(
     """Gradient-based fusion quality (Q^AB/F): the share of the sources' edges that the fused image preserves.
 
     Xydeas and Petrović, "Objective image fusion performance measure", Electronics Letters 2000. With Sobel strength g
-    and orientation α of each pixel (zero border, included), strength ratio G = min(g_k, g_f) / max(g_k, g_f) and
-    A = 1 - |α_k - α_f| / (π/2),
+    and orientation α of each pixel (zero border, included), G = min(g_k, g_f) / max(g_k, g_f) and
+    A = 1 - abs(α_k - α_f) / (π/2),
 
         Q_k = 0.9994 / (1 + exp(-15 (G - 0.5))) * 0.9879 / (1 + exp(-22 (A - 0.8))),
 
     and the value is Σ Q_k g_k / Σ g_k over the pixels and the sources k, of which there may be any number. As in the
-    toolboxes, α lies in (-π/2, π/2], and G of equal strengths is not 1 but the strength itself: so 0 where both are 0.
+    toolboxes, α = atan(y / x) with y upwards, π/2 where x is 0, and G of equal strengths is not 1 but the strength
+    itself, so that it is 0 where both are 0.
 
     Args:
         fused: (N, C, H, W) of 1 or 3 channels, uint8, uint16 or float in [0, 1].
@@ -35,8 +36,8 @@ def qabf(
             little, since a strength of 1 or more gives nearly the same Q_k.
 
     Returns:
-        float64 (N,), 0 to 0.987; 0 where no source has any edge, which a black source alone has not, since the border
-        counts. NaN where a float image is not finite.
+        float64 (N,), 0 to 0.976; 0 where no source has an edge, which takes black sources, or images of one pixel, as
+        the border counts. NaN where a float image is not finite.
 
     Raises:
         TypeError: an image is of another dtype.
@@ -70,7 +71,8 @@ def nabf(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
 
     Shreyamsha Kumar, "Multifocus and multispectral image fusion based on pixel significance using discrete cosine
     harmonic wavelet transform", Signal, Image and Video Processing 2013. With Sobel strength g (divided by 8, mirrored
-    border) and orientation α, strength ratio G = min(g_k, g_f) / max(g_k, g_f) and A = ||α_k - α_f| - π/2| / (π/2),
+    border) and orientation α = atan(x / y) of each pixel, G = min(g_k, g_f) / max(g_k, g_f) and
+    A = abs(abs(α_k - α_f) - π/2) / (π/2),
 
         Q_k = sqrt(0.9999 / (1 + exp(-19 (G - 0.5))) * 0.9995 / (1 + exp(-22 (A - 0.5)))),
 

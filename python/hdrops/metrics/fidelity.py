@@ -63,10 +63,11 @@ def viff(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
     Han, Cai, Cao and Xu, "A new image fusion performance metric based on visual information fidelity", Information
     Fusion 2013. On four scales (Gaussian windows of 17, 9, 5 and 3 pixels, within the image), each position takes the
     source of least gain g, the last of equal ones, of which there may be any number; the value is the mean over the
-    scales of Σ VID / Σ VIND with weights 1, 0, 0.15, 1. Visual noise 0.005 * 255².
+    scales, from the finest, of Σ VID / Σ VIND with weights 1, 0, 0.15, 1. Visual noise 0.005 * 255².
 
     As in MEFB, colour images are measured channel by channel; the paper's lightness of CIELAB has to be given as a
-    single channel.
+    single channel. In the published code rounding decides which source flat windows take, so its values differ by up to
+    0.0004 of the value on images with saturated areas.
 
     Args:
         fused: (N, C, H, W) of 1 or 3 channels, uint8, uint16 or float in [0, 1]; at least 41 x 41 pixels.
