@@ -81,20 +81,25 @@ def by_color(metric: Callable[..., Tensor], color: Color, *images: Tensor) -> Te
     """``metric`` on single-channel float64 images of 0-255: on grey, or on each channel and then their mean.
 
     ``metric`` takes one (..., 1, H, W) tensor for each of ``images`` and gives (N,). The value of a batch member that
-    has NaN or infinities in any of its images is NaN. Values carry no gradient.
+    has NaN or infinities in any of its images is NaN.
     """
     check_choice("color", color, get_args(Color))
-    with torch.no_grad():
-        if color == "grey":
-            value = metric(*(grey(image) for image in images))
-        else:
-            channels = range(images[0].shape[-3])
-            value = torch.stack([metric(*(in_255(image[..., c : c + 1, :, :]) for image in images)) for c in channels])
-            value = value.mean(0)
-        for image in images:
-            if image.is_floating_point():
-                value = value.masked_fill(~image.isfinite().flatten(1).all(1), torch.nan)
+    if color == "grey":
+        value = metric(*(grey(image) for image in images))
+    else:
+        channels = range(images[0].shape[-3])
+        value = torch.stack([metric(*(in_255(image[..., c : c + 1, :, :]) for image in images)) for c in channels])
+        value = value.mean(0)
+    for image in images:
+        if image.is_floating_point():
+            value = value.masked_fill(~image.isfinite().flatten(1).all(1), torch.nan)
     return value
+
+
+def measure(metric: Callable[..., Tensor], color: Color, *images: Tensor) -> Tensor:
+    """:func:`by_color` for metrics that carry no gradient."""
+    with torch.no_grad():
+        return by_color(metric, color, *images)
 
 
 def one_by_one(metric: Callable[..., Tensor], *batches: Tensor) -> Tensor:

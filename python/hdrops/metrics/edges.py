@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hdrops.metrics._filters import magnitude, sobel
-from hdrops.metrics._images import Color, by_color, check_choice, check_size, checked_pair
+from hdrops.metrics._images import Color, check_choice, check_size, checked_pair, measure
 
 
 def qabf(
@@ -63,7 +63,7 @@ def qabf(
             present += source_strength.sum((-3, -2, -1))
         return torch.where(present > 0, preserved / present, 0.0)
 
-    return by_color(metric, color, *checked_pair(fused, bracket))
+    return measure(metric, color, *checked_pair(fused, bracket))
 
 
 def nabf(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
@@ -94,7 +94,7 @@ def nabf(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
     """
     image, sources = checked_pair(fused, bracket)
     check_size(image, 2)
-    return by_color(_nabf, color, image, sources)
+    return measure(_nabf, color, image, sources)
 
 
 def _nabf(fused: Tensor, bracket: Tensor) -> Tensor:

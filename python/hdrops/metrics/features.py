@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hdrops.metrics._filters import sobel
-from hdrops.metrics._images import Color, by_color, check_choice, check_size, checked_pair, one_by_one
+from hdrops.metrics._images import Color, check_choice, check_size, checked_pair, measure, one_by_one
 
 Feature = Literal["edge", "none", "gradient", "dct", "wavelet"]
 Identical = Literal["published", "exact"]
@@ -273,4 +273,4 @@ def fmi(
             total += _sum_of_scores(pictures[:, strip], picture[0, strip], size, flat_pairs, identical)
         return total / (height * width * len(pictures))
 
-    return by_color(functools.partial(one_by_one, score), color, image, sources)
+    return measure(functools.partial(one_by_one, score), color, image, sources)

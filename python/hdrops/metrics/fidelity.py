@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hdrops.metrics import _filters
 from hdrops.metrics._filters import covariance
-from hdrops.metrics._images import Color, by_color, check_choice, check_size, checked_pair
+from hdrops.metrics._images import Color, check_choice, check_size, checked_pair, measure
 from hdrops.reference.gaussian import window
 
 # ---- visual information --------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def viff(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
     """
     image, sources = checked_pair(fused, bracket)
     check_size(image, SMALLEST)
-    return by_color(_viff, color, image, sources)
+    return measure(_viff, color, image, sources)
 
 
 def _viff(fused: Tensor, bracket: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def vif(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
     """
     image, sources = checked_pair(fused, bracket)
     check_size(image, SMALLEST)
-    return by_color(_vif, color, image, sources)
+    return measure(_vif, color, image, sources)
 
 
 def _vif(fused: Tensor, bracket: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def correlation_coefficient(fused: Tensor, bracket: Tensor, *, color: Color = "m
     def metric(fused: Tensor, bracket: Tensor) -> Tensor:
         return torch.stack([_correlation(image, fused) for image in bracket.unbind(1)]).mean(0)
 
-    return by_color(metric, color, *checked_pair(fused, bracket))
+    return measure(metric, color, *checked_pair(fused, bracket))
 
 
 def scd(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
@@ -190,7 +190,7 @@ def scd(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
     image, sources = checked_pair(fused, bracket)
     if sources.shape[1] < 2:
         raise ValueError("scd compares sources with each other; bracket has 1, give 2 or more")
-    return by_color(_scd, color, image, sources)
+    return measure(_scd, color, image, sources)
 
 
 def _scd(fused: Tensor, bracket: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ def fusion_mse(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tens
     def metric(fused: Tensor, bracket: Tensor) -> Tensor:
         return _squared_error(fused, bracket).mean(1) / 255**2
 
-    return by_color(metric, color, *checked_pair(fused, bracket))
+    return measure(metric, color, *checked_pair(fused, bracket))
 
 
 def fusion_psnr(
@@ -266,4 +266,4 @@ def fusion_psnr(
             error = error / 255**2
         return 10 * torch.log10(255**2 / error.mean(1))
 
-    return by_color(metric, color, *checked_pair(fused, bracket))
+    return measure(metric, color, *checked_pair(fused, bracket))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hdrops.metrics._filters import magnitude, sobel
-from hdrops.metrics._images import Color, by_color, check_choice, check_size, checked
+from hdrops.metrics._images import Color, check_choice, check_size, checked, measure
 
 
 def average_gradient(image: Tensor, *, color: Color = "mean") -> Tensor:
@@ -34,7 +34,7 @@ def average_gradient(image: Tensor, *, color: Color = "mean") -> Tensor:
     """
     image = checked(image, "image")
     check_size(image, 2)
-    return by_color(_average_gradient, color, image)
+    return measure(_average_gradient, color, image)
 
 
 def _average_gradient(image: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def edge_intensity(image: Tensor, *, color: Color = "mean") -> Tensor:
         TypeError: image is of another dtype.
         ValueError: image has another shape, or color is unknown.
     """
-    return by_color(_edge_intensity, color, checked(image, "image"))
+    return measure(_edge_intensity, color, checked(image, "image"))
 
 
 def _edge_intensity(image: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def spatial_frequency(image: Tensor, *, color: Color = "mean", convention: Liter
             power = power + squares.sum((-3, -2, -1)) / max(pixels, 1)
         return power.sqrt()
 
-    return by_color(metric, color, checked(image, "image"))
+    return measure(metric, color, checked(image, "image"))
 
 
 def standard_deviation(image: Tensor, *, color: Color = "mean") -> Tensor:
@@ -116,7 +116,7 @@ def standard_deviation(image: Tensor, *, color: Color = "mean") -> Tensor:
         TypeError: image is of another dtype.
         ValueError: image has another shape, or color is unknown.
     """
-    return by_color(_standard_deviation, color, checked(image, "image"))
+    return measure(_standard_deviation, color, checked(image, "image"))
 
 
 def _standard_deviation(image: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hdrops.metrics._images import Color, by_color, check_choice, checked, checked_pair
+from hdrops.metrics._images import Color, check_choice, checked, checked_pair, measure
 
 LEVELS = 256
 TSALLIS_ORDER = 1.85
@@ -70,7 +70,7 @@ def entropy(image: Tensor, *, color: Color = "mean") -> Tensor:
         TypeError: image is of another dtype.
         ValueError: image has another shape, or color is unknown.
     """
-    return by_color(lambda channel: _entropy(_frequencies(_codes(channel), LEVELS)), color, checked(image, "image"))
+    return measure(lambda channel: _entropy(_frequencies(_codes(channel), LEVELS)), color, checked(image, "image"))
 
 
 def cross_entropy(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
@@ -92,7 +92,7 @@ def cross_entropy(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> T
         TypeError: an image is of another dtype.
         ValueError: shapes or devices do not fit, or color is unknown.
     """
-    return by_color(_cross_entropy, color, *checked_pair(fused, bracket))
+    return measure(_cross_entropy, color, *checked_pair(fused, bracket))
 
 
 def _cross_entropy(fused: Tensor, bracket: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def mutual_information(
             total = total + _entropy(_frequencies(source, LEVELS)) + alone - joint
         return total
 
-    return by_color(metric, color, *checked_pair(fused, bracket))
+    return measure(metric, color, *checked_pair(fused, bracket))
 
 
 def normalized_mutual_information(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
@@ -160,7 +160,7 @@ def normalized_mutual_information(fused: Tensor, bracket: Tensor, *, color: Colo
         TypeError: an image is of another dtype.
         ValueError: shapes or devices do not fit, or color is unknown.
     """
-    return by_color(_normalized_mutual_information, color, *checked_pair(fused, bracket))
+    return measure(_normalized_mutual_information, color, *checked_pair(fused, bracket))
 
 
 def _normalized_mutual_information(fused: Tensor, bracket: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ def tsallis_entropy(
             total = total + (1 - spread) / (1 - TSALLIS_ORDER)
         return total
 
-    return by_color(metric, color, *checked_pair(fused, bracket))
+    return measure(metric, color, *checked_pair(fused, bracket))
 
 
 def qncie(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
@@ -235,7 +235,7 @@ def qncie(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
         TypeError: an image is of another dtype.
         ValueError: shapes or devices do not fit, or color is unknown.
     """
-    return by_color(_qncie, color, *checked_pair(fused, bracket))
+    return measure(_qncie, color, *checked_pair(fused, bracket))
 
 
 def _qncie(fused: Tensor, bracket: Tensor) -> Tensor:

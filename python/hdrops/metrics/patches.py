@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from hdrops.metrics import _filters
 from hdrops.metrics._filters import covariance, magnitude, sobel
-from hdrops.metrics._images import Color, by_color, check_choice, check_size, checked_pair
+from hdrops.metrics._images import Color, check_choice, check_size, checked_pair, measure
 from hdrops.reference.gaussian import window
 
 # Variances below this are rounding: those of 16-bit codes are from 1e-8.
@@ -86,7 +86,7 @@ def qy(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
     """
     image, sources = checked_pair(fused, bracket)
     check_size(image, len(SMALL))
-    return by_color(_qy, color, image, sources)
+    return measure(_qy, color, image, sources)
 
 
 def _qy(fused: Tensor, bracket: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def qc(
         counted |= ~counted.flatten(1).any(1)[:, None, None, None]
         return (quality * counted).sum((-3, -2, -1)) / counted.sum((-3, -2, -1))
 
-    return by_color(metric, color, image, sources)
+    return measure(metric, color, image, sources)
 
 
 def qw(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
@@ -179,7 +179,7 @@ def qw(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
     """
     image, sources = checked_pair(fused, bracket)
     check_size(image, len(LARGE))
-    return by_color(_qw, color, image, sources)
+    return measure(_qw, color, image, sources)
 
 
 def _qw(fused: Tensor, bracket: Tensor) -> Tensor:

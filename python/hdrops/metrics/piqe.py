@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hdrops.metrics._filters import smooth
-from hdrops.metrics._images import Color, by_color, checked, one_by_one
+from hdrops.metrics._images import Color, checked, measure, one_by_one
 from hdrops.reference.gaussian import window
 
 _BLOCK = 16
@@ -82,4 +82,4 @@ def piqe(image: Tensor, *, color: Color = "grey") -> Tensor:
         TypeError: image is of another dtype.
         ValueError: image has another shape, or color is unknown.
     """
-    return by_color(functools.partial(one_by_one, _score), color, checked(image, "image"))
+    return measure(functools.partial(one_by_one, _score), color, checked(image, "image"))

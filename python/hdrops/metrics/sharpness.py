@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from hdrops.metrics._images import Color, by_color, check_choice, check_size, checked, one_by_one
+from hdrops.metrics._images import Color, check_choice, check_size, checked, measure, one_by_one
 
 S3Map = Literal["s1", "s2", "s3"]
 Pooling = Literal["top_floor", "top_ceil", "mean"]
@@ -116,7 +116,7 @@ def lpc_si(image: Tensor, *, color: Color = "grey") -> Tensor:
         weights = torch.exp(-rank / (len(values) - 1) / 1e-4)
         return (values.topk(kept).values * weights).sum() / weights.sum()
 
-    return by_color(functools.partial(one_by_one, score), color, tensor)
+    return measure(functools.partial(one_by_one, score), color, tensor)
 
 
 @functools.cache
@@ -269,4 +269,4 @@ def s3(
         count = values.numel() // 100 if pooling == "top_floor" else -(-values.numel() // 100)
         return values.flatten().topk(count).values.mean()
 
-    return by_color(functools.partial(one_by_one, score), color, tensor)
+    return measure(functools.partial(one_by_one, score), color, tensor)
