@@ -18,8 +18,8 @@ RANGE = 255.0
 CONTRAST_FLOOR = 0.001
 EPSILON = 2.0**-52
 STEEPEST = 10.0
-# Structure that is weaker than its parts by more than rounding leaves of it has no direction.
-CANCELLED = 64.0
+# Sources that cancel leave rounding, this many units of it; that has no structure.
+CANCELLED = 16.0
 
 
 def _compute(image: Tensor) -> torch.dtype:
@@ -33,22 +33,24 @@ def _exponent(consistency: Tensor) -> Tensor:
     return torch.where(steep, STEEPEST, p)
 
 
-def _desired(covariance: Tensor, pixels: int) -> Tensor:
+def _desired(squares: Tensor, covariance: Tensor, pixels: int) -> Tensor:
     """What the desired patch takes of every source's deviations from its mean: (N, K, H, W).
 
-    ``covariance`` (N, K, K, H, W) is that of the sources under a uniform window of ``pixels``.
+    ``squares`` (N, K, H, W) and ``covariance`` (N, K, K, H, W) are the mean squares of the sources, of which the
+    covariances were formed, and these under a uniform window of ``pixels``.
     """
     energy = pixels * covariance
     norms = energy.diagonal(dim1=1, dim2=2).movedim(-1, 1).clamp(min=0).sqrt()
     consistency = (energy.sum((1, 2)).clamp(min=0).sqrt() + EPSILON) / (norms.sum(1) + EPSILON)
     contrasts = norms + CONTRAST_FLOOR
-    # In logarithms and relative to the largest: the tenth power leaves the range of float32.
+    # In logarithms and relative to the largest: the tenth power leaves the range of float32. The sum of the weights, by
+    # which eq. 8 divides, goes out of the gain again.
     powers = _exponent(consistency)[:, None] * (contrasts / math.sqrt(pixels)).log()
     largest = powers.amax(1, keepdim=True)
     weights = (powers - largest).exp() + EPSILON * (-largest).clamp(max=80).exp()
-    shares = weights / weights.sum(1, keepdim=True) / contrasts
+    shares = weights / contrasts
     squared = torch.einsum("nkhw,nklhw,nlhw->nhw", shares, energy, shares)
-    rounding = CANCELLED * torch.finfo(energy.dtype).eps * (shares * norms).sum(1) ** 2
+    rounding = CANCELLED * torch.finfo(energy.dtype).eps * pixels * (shares * squares.sqrt()).sum(1) ** 2
     gain = torch.where(squared > rounding, contrasts.amax(1) * squared.clamp(min=0).rsqrt(), 0.0)
     return gain[:, None] * shares
 
@@ -62,17 +64,19 @@ def level_mean(fused: Tensor, bracket: Tensor, window: Sequence[float], c: float
         fused = fused - fused.mean((-2, -1), keepdim=True).detach()
     uniform = [1 / len(window)] * len(window)
 
-    def covariances(taps: Sequence[float], x: Tensor, y: Tensor) -> Tensor:
-        """Of every x with every y: (N, X, Y, H, W)."""
+    def moments(taps: Sequence[float], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean products and covariances of every x with every y: (N, X, Y, H, W)."""
         mean_x, mean_y = (filter_window(image, taps, border) for image in (x, y))
         products = filter_window(x[:, :, None] * y[:, None], taps, border)
-        return products - mean_x[:, :, None] * mean_y[:, None]
+        return products, products - mean_x[:, :, None] * mean_y[:, None]
 
-    desired = _desired(covariances(uniform, sources, sources), len(window) ** 2)
-    among = covariances(window, sources, sources)
-    variance = covariances(window, fused, fused)[:, 0, 0]
-    variance_desired = torch.einsum("nkhw,nklhw,nlhw->nhw", desired, among, desired)
-    covariance = (desired * covariances(window, sources, fused)[:, :, 0]).sum(1)
+    products, covariance = moments(uniform, sources, sources)
+    squares = products.diagonal(dim1=1, dim2=2).movedim(-1, 1)
+    desired = _desired(squares, covariance, len(window) ** 2)
+    among = moments(window, sources, sources)[1]
+    variance_desired = torch.einsum("nkhw,nklhw,nlhw->nhw", desired, among, desired).clamp(min=0)
+    variance = moments(window, fused, fused)[1][:, 0, 0]
+    covariance = (desired * moments(window, sources, fused)[1][:, :, 0]).sum(1)
     quality = (2 * covariance + c) / (variance_desired + variance + c)
     return quality.mean((-2, -1))
 
