@@ -21,31 +21,10 @@
 #include "hdrops/buffer.h"
 #include "hdrops/exposure_fusion_checks.h"
 #include "hdrops/pyramid.h"
+#include "hdrops/storage.h"
 
 namespace hdrops {
 namespace {
-
-Storage storage_of(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Byte:
-      return Storage::u8;
-    case ScalarType::UInt16:
-      return Storage::u16;
-    case ScalarType::Half:
-      return Storage::f16;
-    case ScalarType::BFloat16:
-      return Storage::bf16;
-    case ScalarType::Float:
-      return Storage::f32;
-    default:
-      return Storage::f64;
-  }
-}
-
-int64_t bytes_of(Storage storage) {
-  constexpr std::array<int64_t, 6> bytes = {1, 2, 2, 2, 4, 8};
-  return bytes[static_cast<size_t>(storage)];
-}
 
 // ---- one image ----------------------------------------------------------------------------------
 
