@@ -37,7 +37,6 @@
 
 #include "hdrops/buffer.h"
 #include "hdrops/gaussian_checks.h"
-#include "hdrops/storage.h"
 
 namespace hdrops {
 namespace {
@@ -481,17 +480,6 @@ class Filter {
 
 // ---- images -------------------------------------------------------------------------------------
 
-// Units of a result per unit of the image: codes keep their scale or become [0, 1].
-double scale_of(ScalarType image, ScalarType out) {
-  if (image == out) return 1;
-  return image == ScalarType::Byte ? 1.0 / 255 : 1.0 / 65535;
-}
-
-// Full scale of a mask.
-double full_scale_of(ScalarType out) {
-  return out == ScalarType::Byte ? 255 : out == ScalarType::UInt16 ? 65535 : 1;
-}
-
 // Runs body(task, scratch) for every band of `planes` planes in parallel.
 template <class T, class Body>
 void over_bands(const Filter<T>& filter, int64_t planes, const Body& body) {
@@ -503,10 +491,11 @@ void over_bands(const Filter<T>& filter, int64_t planes, const Body& body) {
 }
 
 template <class T>
-void blur_as(
-    const GaussianProblem& p, const Tensor& image, double scale, bool adjoint, const Tensor& out) {
+void blur_as(const GaussianProblem& p, const Tensor& image, bool adjoint, const Tensor& out) {
   const Storage from = storage_of(image.scalar_type()), to = storage_of(out.scalar_type());
   const Filter<T> filter(p, from, adjoint);
+  // Codes keep their scale or become [0, 1].
+  const auto scale = static_cast<T>(full_scale_of(to) / full_scale_of(from));
   const auto* in = static_cast<const char*>(image.const_data_ptr());
   auto* const result = static_cast<char*>(out.mutable_data_ptr());
   over_bands(filter, p.n * p.c, [&](int64_t index, int64_t band, auto& scratch) {
@@ -523,7 +512,7 @@ void blur_as(
                                   rows,
                                   columns,
                                   pivot,
-                                  static_cast<T>(scale),
+                                  scale,
                                   to,
                                   to_plane + (y * p.w + x) * bytes_of(to),
                                   p.w);
@@ -572,6 +561,7 @@ void mask_as(const GaussianProblem& p, const Tensor& image, bool invert, const T
   const Filter<T> filter(p, from, false);
   const int64_t size = p.c * p.h * p.w;
   // The blurred image lies in the output where that has its type.
+  const auto full_scale = static_cast<T>(full_scale_of(to));
   const bool in_place = to == (std::is_same_v<T, float> ? Storage::f32 : Storage::f64);
   const Buffer<T> scratch = in_place ? nullptr : buffer<T>(size);
   for (int64_t n = 0; n < p.n; ++n) {
@@ -586,22 +576,9 @@ void mask_as(const GaussianProblem& p, const Tensor& image, bool invert, const T
       char* const to_run = result + begin * bytes_of(to);
       if (flat) {
         std::fill(blurred + begin, blurred + end, T(1));
-        loops<T>().store(blurred + begin,
-                         0,
-                         1,
-                         end - begin,
-                         T(0),
-                         static_cast<T>(full_scale_of(out.scalar_type())),
-                         to,
-                         to_run,
-                         0);
+        loops<T>().store(blurred + begin, 0, 1, end - begin, T(0), full_scale, to, to_run, 0);
       } else {
-        loops<T>().mask(blurred + begin,
-                        end - begin,
-                        range,
-                        static_cast<T>(full_scale_of(out.scalar_type())),
-                        to,
-                        to_run);
+        loops<T>().mask(blurred + begin, end - begin, range, full_scale, to, to_run);
       }
     });
   }
@@ -703,10 +680,8 @@ void with_compute_type(ScalarType image, const F& f) {
 void blur_into(const GaussianProblem& p, const Tensor& image_in, bool adjoint, const Tensor& out) {
   if (image_in.numel() == 0) return;
   const Tensor image = torch::stable::contiguous(image_in);
-  with_compute_type(image.scalar_type(), [&](auto zero) {
-    blur_as<decltype(zero)>(
-        p, image, scale_of(image.scalar_type(), out.scalar_type()), adjoint, out);
-  });
+  with_compute_type(image.scalar_type(),
+                    [&](auto zero) { blur_as<decltype(zero)>(p, image, adjoint, out); });
 }
 
 void mask_into(const GaussianProblem& p, const Tensor& image_in, bool invert, const Tensor& out) {
