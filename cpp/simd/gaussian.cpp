@@ -167,8 +167,8 @@ void advance_terms(const Cosines& window,
       Vector<float> total = {};
 #pragma GCC unroll 8
       for (int64_t k = 0; k < terms; ++k) {
-        move[k] = multiply_add(drift[k], sum, move[k]);
-        move[k] = multiply_add(entering[k], difference, move[k]);
+        // What does not depend on the step before stands apart from what does.
+        move[k] += multiply_add(entering[k], difference, drift[k] * sum);
         move[k] = multiply_add(curvature[k], value[k], move[k]);
         value[k] += move[k];
         total = k == 0 ? value[k] : total + value[k];
@@ -216,9 +216,17 @@ void advance(const Cosines& window,
 
 template <class T>
 bool finite(const T* values, int64_t n) {
-  bool all_finite = true;
-  for (int64_t i = 0; i < n; ++i) all_finite &= values[i] - values[i] == T(0);
-  return all_finite;
+  constexpr int64_t lanes = Lanes<T>::count;
+  Vector<T> probe = {};
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const Vector<T> value = load_vector(values + i);
+    probe += value - value;
+  }
+  for (; i < n; ++i) probe += values[i] - values[i];
+  bool clean = true;
+  for (int64_t lane = 0; lane < lanes; ++lane) clean &= probe[lane] == T(0);
+  return clean;
 }
 
 // ---- transposition ------------------------------------------------------------------------------
