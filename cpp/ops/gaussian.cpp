@@ -319,7 +319,9 @@ class Filter {
       const int64_t y = math::border_index(first + i, height_, border_);
       if (y < 0 || n < line_size) std::fill(out, out + line_size, -pivot);
       if (y < 0) continue;
-      loops<T>().load(plane + (y * width_ + x) * bytes_, storage_, n, pivot, out);
+      const char* const from = plane + (y * width_ + x) * bytes_;
+      __builtin_prefetch(from + 256);  // for a later strip
+      loops<T>().load(from, storage_, n, pivot, out);
       if (doubles_ && at_end(y, height_)) scale(out, T(2));
     }
   }

@@ -134,6 +134,9 @@ void start_terms(const Cosines& window, const float* in, float* state) {
   }
 }
 
+// How far ahead image rows are fetched: they are too far apart for the processor to foresee.
+constexpr int64_t strips_ahead = 4;
+
 template <int64_t terms>
 void advance_terms(const Cosines& window,
                    const float* lead,
@@ -158,6 +161,10 @@ void advance_terms(const Cosines& window,
     Vector<float> last_lead = load_vector(edges), last_trail = load_vector(edges + line_size);
     const Vector<float> origin = all(pivot);
     for (int64_t i = 0; i < count; ++i) {
+      if (stride != line_size) {  // rows of an image: those of a later strip
+        __builtin_prefetch(lead + i * stride + strips_ahead * line_size);
+        __builtin_prefetch(trail + i * stride + strips_ahead * line_size);
+      }
       const Vector<float> new_lead = load_vector(lead + i * stride + part) - origin;
       const Vector<float> new_trail = load_vector(trail + i * stride + part) - origin;
       const Vector<float> difference = (new_lead - last_lead) - (new_trail - last_trail);
@@ -283,6 +290,8 @@ void store_rows(const T* in,
   for (int64_t y = 0; y < rows; ++y) {
     const T* from = in + y * in_stride;
     Out* to = out + y * out_stride;
+    for (int64_t i = n; i < 2 * n; i += 64 / static_cast<int64_t>(sizeof(Out)))
+      __builtin_prefetch(to + i, 1);
     for (int64_t begin = 0; begin < n; begin += run_length) {
       const int64_t length = std::min(run_length, n - begin);
       for (int64_t i = 0; i < length; ++i) run[i] = (from[begin + i] + offset) * scale;
@@ -354,6 +363,7 @@ void keep(const T* in,
   for (int64_t y = 0; y < rows; ++y) {
     const T* from = in + y * in_stride;
     T* to = out + y * out_stride;
+    for (int64_t i = n; i < 2 * n; i += line_size) __builtin_prefetch(to + i, 1);
     int64_t i = 0;
     for (; i + lanes <= n; i += lanes) {
       const Vector<T> value = load_vector(from + i) + offset;
