@@ -21,7 +21,6 @@
 #include "hdrops/buffer.h"
 #include "hdrops/exposure_fusion_checks.h"
 #include "hdrops/pyramid.h"
-#include "hdrops/storage.h"
 
 namespace hdrops {
 namespace {

@@ -23,7 +23,6 @@
 #include "hdrops/buffer.h"
 #include "hdrops/mef_ssim_checks.h"
 #include "hdrops/pyramid.h"
-#include "hdrops/storage.h"
 
 namespace hdrops {
 namespace {

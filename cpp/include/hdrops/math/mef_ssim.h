@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 
 #include "hdrops/math/common.h"
 
@@ -12,7 +11,7 @@ namespace hdrops::math {
 constexpr double mef_range = 255.0;
 // Those of the authors' code.
 constexpr double mef_contrast_floor = 0.001;
-constexpr double mef_epsilon = std::numeric_limits<double>::epsilon();
+constexpr double mef_epsilon = 0x1p-52;
 constexpr double mef_steepest = 10.0;
 // A logarithm of weights beyond which epsilon makes all equal anyway, and its power of e.
 constexpr double mef_lowest = 80.0;
@@ -45,7 +44,7 @@ HDROPS_HD T mef_consistency(T energy_of_sum, T sum_of_norms) {
 // sum, of which rounding leaves `gross` units.
 template <class T>
 HDROPS_HD T mef_gain(T squared, T gross, T contrast) {
-  constexpr T units = T(mef_cancelled) * std::numeric_limits<T>::epsilon();
+  constexpr T units = T(mef_cancelled * (sizeof(T) == 4 ? 0x1p-23 : 0x1p-52));
   return squared > units * gross ? contrast / std::sqrt(squared) : T(0);
 }
 
