@@ -33,37 +33,32 @@ struct SsimMoments {
   V mean_s, mean_d, var_s, var_d;
 };
 
-// The luminance factor l and the contrast-structure factor cs, and the inverses of their
-// denominators (twice those of the paper).
+// The luminance factor l and the contrast-structure factor cs.
 template <class V>
 struct SsimFactors {
   V luminance, structure;
-  V inverse_luminance, inverse_structure;
 };
 
 template <class V, class T>
 HDROPS_HD SsimFactors<V> ssim_factors(const SsimMoments<V>& m, const SsimConstants<T>& c) {
   const V s2 = m.mean_s * m.mean_s, d2 = m.mean_d * m.mean_d;
-  const V l = T(1) / (s2 + d2 + c.two_c1), cs = T(1) / (m.var_s + m.var_d + c.two_c2);
-  // Quotients, not products with the inverses: equal images must give exactly 1.
   return {(s2 - d2 + c.two_c1) / (s2 + d2 + c.two_c1),
-          (m.var_s - m.var_d + c.two_c2) / (m.var_s + m.var_d + c.two_c2),
-          l,
-          cs};
+          (m.var_s - m.var_d + c.two_c2) / (m.var_s + m.var_d + c.two_c2)};
 }
 
-// Derivatives of by_product * l * cs + by_structure * cs with respect to the moments. Written without
-// 1 - l and 1 - cs, which vanish to rounding where the images are alike.
+// Derivatives of by_product * l * cs + by_structure * cs with respect to the moments. Written
+// without 1 - l and 1 - cs, which vanish to rounding where the images are alike.
 template <class V, class T>
 HDROPS_HD SsimMoments<V> ssim_slopes(const SsimMoments<V>& m,
-                                     const SsimFactors<V>& f,
                                      const SsimConstants<T>& c,
                                      T by_product,
                                      T by_structure) {
   const V s2 = m.mean_s * m.mean_s, d2 = m.mean_d * m.mean_d;
-  const V luminance = T(4) * by_product * f.structure * f.inverse_luminance * f.inverse_luminance;
-  const V structure =
-      T(2) * (by_product * f.luminance + by_structure) * f.inverse_structure * f.inverse_structure;
+  const V over_l = T(1) / (s2 + d2 + c.two_c1);
+  const V over_cs = T(1) / (m.var_s + m.var_d + c.two_c2);
+  const V l = (s2 - d2 + c.two_c1) * over_l, cs = (m.var_s - m.var_d + c.two_c2) * over_cs;
+  const V luminance = T(4) * by_product * cs * over_l * over_l;
+  const V structure = T(2) * (by_product * l + by_structure) * over_cs * over_cs;
   return {luminance * m.mean_s * d2,
           -luminance * m.mean_d * (s2 + c.two_c1),
           structure * m.var_d,
