@@ -298,6 +298,7 @@ class Sweep {
       const auto rows_inside = inside(row - halo(), height);
       if (row + block <= halo()) continue;
       for (int64_t column = 0; column < width + halo(); column += block) {
+        prefetch(row + block, column);
         V moments[4][block];
         if (!weigh_block(row, column, moments)) continue;
         V products[block] = {}, structures[block] = {};
@@ -403,6 +404,20 @@ class Sweep {
     });
   }
 
+  // Fetches what load_rows(first) will read of a block of columns: its rows are too far apart for the
+  // processor to foresee.
+  void prefetch(int64_t first, int64_t column) const {
+    const int64_t bytes = bytes_of(planes_.storage), margin = window_.margin();
+    const int64_t top = tile_.top - margin + first;
+    const int64_t begin = std::max<int64_t>(top, 0);
+    const int64_t end = std::min(top + block, planes_.height);
+    int64_t at = (begin * planes_.width + std::max<int64_t>(tile_.left - margin + column, 0)) * bytes;
+    for (int64_t row = begin; row < end; ++row, at += planes_.width * bytes) {
+      __builtin_prefetch(static_cast<const char*>(planes_.x) + at);
+      __builtin_prefetch(static_cast<const char*>(planes_.y) + at);
+    }
+  }
+
   T* column_at(T* ring, int64_t column) const {
     return ring + (column & (layout_.ring - 1)) * block;
   }
@@ -465,6 +480,7 @@ class Sweep {
       for (int64_t which = 0; which < maps; ++which)
         std::fill(slopes[which], slopes[which] + layout_.ring * block, T(0));
       for (int64_t column = 0; column < last_column; column += block) {
+        prefetch(row + block, column);
         V moments[4][block];
         if (!weigh_block(row, column, moments)) continue;
         for (int64_t i = 0; i < block; ++i) {
