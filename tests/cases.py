@@ -348,8 +348,10 @@ def ssim_case(
     downsampling: str = "symmetric",
     **options: Any,
 ) -> OpCase:
-    """``ssim``, or ``ms_ssim`` where there are weights; times the number of pixels, as the gradients of a mean over many
-    pixels are too small for float16."""
+    """``ssim``, or ``ms_ssim`` where there are weights, times the number of pixels.
+
+    Gradients of a mean over many pixels are too small for float16.
+    """
 
     def evaluate(x: dict[str, Tensor], **backend: Any) -> Tensor:
         common = {"reduction": "none", **options, **backend}
