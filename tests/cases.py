@@ -112,6 +112,8 @@ class OpCase:
     k eps (|exact| + scale) and gradients, whose largest entry is taken as their scale, within k_gradient eps. Where
     float32 arithmetic approximates, ``method_error`` states how far in units of eps: it adds to k and k_gradient. The
     backward of a ``linear`` operator takes no image.
+    ``numbers`` gives the shape of what the operator returns where that is no image: numbers of the arithmetic type.
+    ``backward`` holds what the schema of the backward takes beyond ``arguments``.
     """
 
     name: str
@@ -130,6 +132,8 @@ class OpCase:
     gradient_dtypes: tuple[torch.dtype, ...] = ()
     differentiable: tuple[str, ...] = ()
     has_out: bool = True
+    numbers: Callable[[Tensor], tuple[int, ...]] | None = None
+    backward: tuple[Any, ...] = ()
     shapes: tuple[str, ...] = tuple(SHAPES)
     many_blocks: tuple[int, ...] = SHAPES["many-blocks"]
 
@@ -152,8 +156,10 @@ class OpCase:
         return self.k_gradient + (0.0 if dtype == torch.float64 else self.method_error)
 
     def result_shape(self, inputs: dict[str, Tensor]) -> tuple[int, ...]:
-        """The shape of an image result."""
+        """The shape of the operator's result."""
         image = inputs[self.images[0]]
+        if self.numbers is not None:
+            return self.numbers(image)
         return (image.shape[0], *image.shape[-3:])
 
     def active(self, inputs: dict[str, Tensor]) -> list[str]:
@@ -374,6 +380,62 @@ def gaussian_case(name: str, operator: str, sigma: float, border: Border, **opti
     )
 
 
+def make_pair(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    """An image and a noisier copy: neither alike nor unlike."""
+    x = 0.1 + 0.8 * torch.rand(*shape, generator=generator, dtype=torch.float64)
+    y = 0.7 * x + 0.25 * torch.rand(*shape, generator=generator, dtype=torch.float64)
+    return {"x": to_dtype(x, dtype), "y": to_dtype(y, dtype)}
+
+
+def ssim_case(
+    name: str,
+    weights: tuple[float, ...] = (),
+    downsampling: str = "symmetric",
+    **options: Any,
+) -> OpCase:
+    """``ssim``, or ``ms_ssim`` where there are weights, times the number of pixels.
+
+    Gradients of a mean over many pixels are too small for float16.
+    """
+
+    def evaluate(x: dict[str, Tensor], **backend: Any) -> Tensor:
+        common = {"reduction": "none", **options, **backend}
+        if weights:
+            value = hdrops.ms_ssim(x["x"], x["y"], weights=weights, downsampling=downsampling, **common)
+        else:
+            value = hdrops.ssim(x["x"], x["y"], **common)
+        height, width = x["x"].shape[-2:]
+        return value * (height * width)
+
+    def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
+        c1, c2 = (k**2 for k in options.get("k", (0.01, 0.03)))
+        size, sigma = options.get("window", 11), options.get("sigma", 1.5)
+        taps = [1 / size] * size if sigma is None else gaussian_reference.window(sigma, size // 2)
+        covariance = size**2 / (size**2 - 1) if options.get("unbiased") else 1.0
+        common = (taps, c1, c2, covariance, BORDERS[options["border"]])
+        return x["x"], x["y"], *common, max(1, len(weights)), downsampling == "zeros"
+
+    return OpCase(
+        name=name,
+        operator="ssim_means",
+        make=make_pair,
+        images=("x", "y"),
+        call=evaluate,
+        exact=lambda x: evaluate(x, backend="reference").double(),
+        arguments=arguments,
+        k=16,
+        k_gradient=128,
+        scale=0.0,
+        gradient_dtypes=FLOATS,
+        differentiable=("x", "y"),
+        has_out=False,
+        numbers=lambda image: (*image.shape[:2], max(1, len(weights)), 2),
+        backward=(True, True),
+        shapes=tuple(shape for shape in SHAPES if shape != "no-rows"),
+        many_blocks=(1, 3, 97, 151),
+    )
+
+
 def _estimate(x: dict[str, Tensor], **kwargs: Any) -> Tensor:
     return hdrops.estimate_imf(x["source"], x["target"], 100, **kwargs)
 
@@ -391,6 +453,10 @@ CASES = [
     gaussian_case("gaussian_blur-zeros", "gaussian_blur", 2.5, "zeros"),
     gaussian_case("gaussian_mask", "gaussian_mask", 0.6, "reflect"),
     gaussian_case("gaussian_mask-inverted", "gaussian_mask", 0.5, "replicate", invert=True, radius=3),
+    ssim_case("ssim", border="symmetric"),
+    ssim_case("ssim-uniform", border="reflect", window=7, sigma=None, unbiased=True),
+    ssim_case("ms_ssim", (0.3, 0.3, 0.4), border="zeros"),
+    ssim_case("ms_ssim-zeros", (0.5, 0.5), "zeros", border="replicate", window=5),
     OpCase(
         name="estimate_imf",
         operator="estimate_imf",

@@ -53,6 +53,11 @@ def usual_dtype(case: OpCase) -> torch.dtype:
     return torch.uint8 if torch.uint8 in case.dtypes else torch.float32
 
 
+def compute_dtype(image: torch.dtype) -> torch.dtype:
+    """The arithmetic type."""
+    return torch.float64 if image == torch.float64 else torch.float32
+
+
 def label(value: Any) -> str:
     return str(value).removeprefix("torch.")
 
@@ -153,7 +158,7 @@ def test_values(
     if case.has_out:
         assert actual.dtype == (torch.float32 if "float32" in result else dtype)
     else:
-        assert actual.dtype == torch.float32
+        assert actual.dtype == compute_dtype(dtype)
     assert bits(actual) == bits(run(case, inputs, backend, result)), "a rerun gave other bits"
 
 
@@ -367,8 +372,9 @@ def overloads(
         found.append((overload(), (*variables, torch.float32)))
         found.append((overload("_out"), (*constants, torch.empty(shape, device=device))))
     if dtype in case.gradient_dtypes:
-        grad = torch.randn(shape, device=device).to(torch.float32 if dtype in CODES else dtype)
-        found.append((overload("_backward"), (grad.requires_grad_(), *variables[case.linear :])))
+        numbers = case.numbers is not None
+        grad = torch.randn(shape, device=device).to(compute_dtype(dtype) if numbers or dtype in CODES else dtype)
+        found.append((overload("_backward"), (grad.requires_grad_(), *variables[case.linear :], *case.backward)))
     return found
 
 
