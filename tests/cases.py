@@ -22,6 +22,7 @@ import hdrops
 from hdrops import reference
 from hdrops.ops import _providers
 from hdrops.ops._borders import BORDERS, Border
+from hdrops.ops.mef_ssim import in_grey
 from hdrops.reference import exposure_fusion as exposure_fusion_reference
 from hdrops.reference import gaussian as gaussian_reference
 from hdrops.reference import imf as imf_reference
@@ -440,6 +441,59 @@ def _estimate(x: dict[str, Tensor], **kwargs: Any) -> Tensor:
     return hdrops.estimate_imf(x["source"], x["target"], 100, **kwargs)
 
 
+def make_fusion(count: int) -> Callable[[Sequence[int], torch.dtype, torch.Generator], dict[str, Tensor]]:
+    """Sources that share some structure, and a fused image that has some of it: neither alike nor unlike."""
+
+    def make(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+        n, *image = shape
+        scene = torch.rand(n, 1, *image, generator=generator, dtype=torch.float64)
+        noise = torch.rand(n, count, *image, generator=generator, dtype=torch.float64)
+        gain = torch.linspace(0.3, 1.0, count, dtype=torch.float64).view(-1, 1, 1, 1)
+        sources = 0.1 + 0.8 * gain * (0.5 * scene + 0.5 * noise)
+        fused = 0.7 * sources.mean(1) + 0.25 * torch.rand(n, *image, generator=generator, dtype=torch.float64)
+        return {"fused": to_dtype(fused, dtype), "bracket": to_dtype(sources, dtype)}
+
+    return make
+
+
+def mef_ssim_case(name: str, count: int, *, border: str, weights: tuple[float, ...], **options: Any) -> OpCase:
+    """``mef_ssim`` of ``count`` sources times the number of pixels: see :func:`ssim_case`."""
+    levels = len(weights)
+
+    def evaluate(x: dict[str, Tensor], **backend: Any) -> Tensor:
+        height, width = x["fused"].shape[-2:]
+        value = hdrops.mef_ssim(
+            x["fused"], x["bracket"], weights=weights, border=border, reduction="none", **options, **backend
+        )
+        return value * (height * width)
+
+    def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
+        taps = gaussian_reference.window(options.get("sigma", 1.5), options.get("window", 11) // 2)
+        images = (in_grey(x["fused"]), in_grey(x["bracket"]))
+        return *images, taps, 1.0, options.get("k", 0.03), BORDERS[border], levels
+
+    return OpCase(
+        name=name,
+        operator="mef_ssim_means",
+        make=make_fusion(count),
+        images=("fused", "bracket"),
+        call=evaluate,
+        exact=lambda x: evaluate(x, backend="reference").double(),
+        arguments=arguments,
+        # Weights are powers, up to the tenth, of contrasts that are sums over windows.
+        k=64,
+        k_gradient=512,
+        scale=0.0,
+        gradient_dtypes=FLOATS,
+        differentiable=("fused",),
+        has_out=False,
+        numbers=lambda image: (image.shape[0], levels),
+        # One pixel is flat under every border but zeros, and its gradient 0 but for rounding.
+        shapes=tuple(shape for shape in SHAPES if shape not in ("no-rows", "pixel")),
+        many_blocks=(1, 3, 97, 151),
+    )
+
+
 CASES = [
     imf_fuse_case("imf_fuse"),
     imf_fuse_case("imf_fuse-wide", (3, 101.5), (120, 251), (33, 4096), batched=True),
@@ -457,6 +511,9 @@ CASES = [
     ssim_case("ssim-uniform", border="reflect", window=7, sigma=None, unbiased=True),
     ssim_case("ms_ssim", (0.3, 0.3, 0.4), border="zeros"),
     ssim_case("ms_ssim-zeros", (0.5, 0.5), "zeros", border="replicate", window=5),
+    mef_ssim_case("mef_ssim", 3, border="symmetric", weights=(0.1, 0.4, 0.5)),
+    mef_ssim_case("mef_ssim-one", 1, border="zeros", window=7, weights=(1.0,)),
+    mef_ssim_case("mef_ssim-many", 5, border="reflect", window=5, sigma=1.0, k=0.1, weights=(0.5, 0.5)),
     OpCase(
         name="estimate_imf",
         operator="estimate_imf",

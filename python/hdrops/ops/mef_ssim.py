@@ -101,7 +101,7 @@ def mef_ssim(
         )
     taps = gaussian.window(sigma, window // 2)
     operator = _providers.overload("mef_ssim_means", backend, fused)
-    means = operator(_in_grey(fused), _in_grey(sources), taps, float(data_range), float(k), number, len(weights))
+    means = operator(in_grey(fused), in_grey(sources), taps, float(data_range), float(k), number, len(weights))
     # Not clamp(min=0) ** w: its gradient at 0 is infinite, and infinity times 0 is NaN.
     negative = means <= 0
     exponents = torch.tensor(weights, dtype=means.dtype, device=means.device)
@@ -131,7 +131,8 @@ def _checked_images(fused: Any, bracket: Any) -> tuple[Tensor, Tensor]:
     return image, sources
 
 
-def _in_grey(image: Tensor) -> Tensor:
+def in_grey(image: Tensor) -> Tensor:
+    """One channel of (..., C, H, W): what the operator takes."""
     if image.shape[-3] == 1:
         return image
     wide = _grey.luma(image.to(_arguments.compute_dtype(image)))
