@@ -66,10 +66,10 @@ STABLE_TORCH_LIBRARY(hdrops, m) {
   // Means of the quality map of every scale, (N, levels): fused (N, 1, H, W), bracket
   // (N, K, 1, H, W).
   m.def(
-      "mef_ssim_means(Tensor fused, Tensor bracket, float[] window, float c, int border, "
-      "SymInt levels) -> Tensor");
+      "mef_ssim_means(Tensor fused, Tensor bracket, float[] window, float data_range, float k, "
+      "int border, SymInt levels) -> Tensor");
   // Gradient of fused.
   m.def(
-      "mef_ssim_means_backward(Tensor grad, Tensor fused, Tensor bracket, float[] window, float c, "
-      "int border, SymInt levels) -> Tensor");
+      "mef_ssim_means_backward(Tensor grad, Tensor fused, Tensor bracket, float[] window, "
+      "float data_range, float k, int border, SymInt levels) -> Tensor");
 }

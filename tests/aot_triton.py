@@ -170,7 +170,28 @@ def _cycle(first: tuple[Any, ...], second: tuple[Any, ...]) -> list[tuple[Any, A
     return list(itertools.islice(zip(itertools.cycle(first), itertools.cycle(second), strict=False), length))
 
 
-VARIANTS = {"imf": _imf(), "exposure_fusion": _exposure_fusion()}
+def _mef_ssim() -> dict[str, list[Variant]]:
+    def variant(image: str, wide: tuple[str, ...], constants: dict[str, Any]) -> Variant:
+        arithmetic = "fp64" if image == "fp64" else "fp32"
+        pointers = {"sources": image, "fused": image, "taps": arithmetic} | dict.fromkeys(wide, arithmetic)
+        if "KP" in constants:
+            limits = {"FLOOR": 0.001, "EPS": 2.0**-52, "STEEP": 10.0, "STEEP_FROM": 0.936, "ROUNDING": 1e-6}
+            constants = constants | limits
+        return Variant(pointers | ({} if wide else {"out": "fp64"}), constants | {"BLOCK": 128})
+
+    images = ("u8", "u16", "fp16", "bf16", "fp32", "fp64")
+    floats = images[2:]
+    return {
+        "means_kernel": [
+            *(variant(image, (), {"KP": 4}) for image in images),
+            *(variant("fp32", (), {"KP": size}) for size in (2, 8)),
+        ],
+        "slopes_kernel": [variant(image, ("upstream", "pivots", "slopes"), {"KP": 4}) for image in floats],
+        "gradient_kernel": [variant(image, ("pivots", "slopes", "grad"), {}) for image in floats],
+    }
+
+
+VARIANTS = {"imf": _imf(), "exposure_fusion": _exposure_fusion(), "mef_ssim": _mef_ssim()}
 
 
 def entries() -> dict[str, dict[str, Any]]:

@@ -21,7 +21,10 @@ from torch import Tensor
 import hdrops
 from hdrops import reference
 from hdrops.ops import _providers
+from hdrops.ops._borders import BORDERS, Border
+from hdrops.ops.mef_ssim import in_grey
 from hdrops.reference import exposure_fusion as exposure_fusion_reference
+from hdrops.reference import gaussian as gaussian_reference
 from hdrops.reference import imf as imf_reference
 
 # Triton reads this when its kernels are imported; see conftest.py.
@@ -107,7 +110,11 @@ class OpCase:
     ``make(shape, dtype, generator)`` gives contiguous CPU inputs by name; those in ``images`` take the layout
     under test. ``call`` is the public function, ``exact`` the float64 definition in units of full scale 1 and
     ``arguments`` the arguments of the operator's schema (without ``dtype`` and ``out``). Results are within
-    k eps (|exact| + scale) and gradients, whose largest entry is taken as their scale, within k_gradient eps.
+    k eps (|exact| + scale) and gradients, whose largest entry is taken as their scale, within k_gradient eps. Where
+    float32 arithmetic approximates, ``method_error`` states how far in units of eps: it adds to k and k_gradient. The
+    backward of a ``linear`` operator takes no image.
+    ``numbers`` gives the shape of what the operator returns where that is no image: numbers of the arithmetic type.
+    ``backward`` holds what the schema of the backward takes beyond ``arguments``.
     """
 
     name: str
@@ -119,11 +126,15 @@ class OpCase:
     arguments: Callable[[dict[str, Tensor]], tuple[Any, ...]]
     k: float
     k_gradient: float = 0.0
+    method_error: float = 0.0
+    linear: bool = False
     scale: float = 1.0
     dtypes: tuple[torch.dtype, ...] = DTYPES
     gradient_dtypes: tuple[torch.dtype, ...] = ()
     differentiable: tuple[str, ...] = ()
     has_out: bool = True
+    numbers: Callable[[Tensor], tuple[int, ...]] | None = None
+    backward: tuple[Any, ...] = ()
     shapes: tuple[str, ...] = tuple(SHAPES)
     many_blocks: tuple[int, ...] = SHAPES["many-blocks"]
 
@@ -138,9 +149,18 @@ class OpCase:
         made = device_copy(self.make(shape, dtype, torch.Generator().manual_seed(seed)), device)
         return {name: lay_out(x, layout) if name in self.images else x for name, x in made.items()}
 
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """k for the arithmetic of images or results of ``dtype``."""
+        return self.k + (0.0 if dtype == torch.float64 else self.method_error)
+
+    def gradient_tolerance(self, dtype: torch.dtype) -> float:
+        return self.k_gradient + (0.0 if dtype == torch.float64 else self.method_error)
+
     def result_shape(self, inputs: dict[str, Tensor]) -> tuple[int, ...]:
-        """The shape of an image result."""
+        """The shape of the operator's result."""
         image = inputs[self.images[0]]
+        if self.numbers is not None:
+            return self.numbers(image)
         return (image.shape[0], *image.shape[-3:])
 
     def active(self, inputs: dict[str, Tensor]) -> list[str]:
@@ -236,6 +256,10 @@ def make_bracket(count: int) -> Callable[[Sequence[int], torch.dtype, torch.Gene
     return make
 
 
+def make_image(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    return {"image": to_dtype(torch.rand(*shape, generator=generator, dtype=torch.float64), dtype)}
+
+
 def make_histograms(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
     source = torch.rand(*shape, generator=generator, dtype=torch.float64)
     target = (1.3 * torch.rand(*shape, generator=generator, dtype=torch.float64) ** 0.7).clamp(0, 1)
@@ -327,8 +351,147 @@ def exposure_fusion_case(
     )
 
 
+def gaussian_case(name: str, operator: str, sigma: float, border: Border, **options: Any) -> OpCase:
+    """``options`` may hold ``radius`` and, for the mask, ``invert``. Windows longer than 12 pixels to either side are
+    sums of cosines in the C++ kernel's float32, which fit them to 3e-5."""
+    radius = options.get("radius", round(3 * sigma))
+    masked = operator == "gaussian_mask"
+    definition = gaussian_reference.mask if masked else gaussian_reference.blur
+
+    def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
+        shared = (x["image"], sigma, radius, BORDERS[border])
+        return (*shared, options.get("invert", False)) if masked else shared
+
+    return OpCase(
+        name=name,
+        operator=operator,
+        make=make_image,
+        images=("image",),
+        call=lambda x, **kwargs: getattr(hdrops, operator)(x["image"], sigma, border=border, **options, **kwargs),
+        exact=lambda x: definition(*arguments(x)),
+        arguments=arguments,
+        # The mask divides by the contrast that the blur left.
+        k=128 if masked else 16,
+        k_gradient=512 if masked else 64,
+        method_error=3e-5 / torch.finfo(torch.float32).eps if radius > 12 else 0.0,
+        linear=not masked,
+        gradient_dtypes=FLOATS,
+        differentiable=("image",),
+        many_blocks=(1, 3, 97, 151),
+    )
+
+
+def make_pair(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    """An image and a noisier copy: neither alike nor unlike."""
+    x = 0.1 + 0.8 * torch.rand(*shape, generator=generator, dtype=torch.float64)
+    y = 0.7 * x + 0.25 * torch.rand(*shape, generator=generator, dtype=torch.float64)
+    return {"x": to_dtype(x, dtype), "y": to_dtype(y, dtype)}
+
+
+def ssim_case(
+    name: str,
+    weights: tuple[float, ...] = (),
+    downsampling: str = "symmetric",
+    **options: Any,
+) -> OpCase:
+    """``ssim``, or ``ms_ssim`` where there are weights, times the number of pixels.
+
+    Gradients of a mean over many pixels are too small for float16.
+    """
+
+    def evaluate(x: dict[str, Tensor], **backend: Any) -> Tensor:
+        common = {"reduction": "none", **options, **backend}
+        if weights:
+            value = hdrops.ms_ssim(x["x"], x["y"], weights=weights, downsampling=downsampling, **common)
+        else:
+            value = hdrops.ssim(x["x"], x["y"], **common)
+        height, width = x["x"].shape[-2:]
+        return value * (height * width)
+
+    def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
+        c1, c2 = (k**2 for k in options.get("k", (0.01, 0.03)))
+        size, sigma = options.get("window", 11), options.get("sigma", 1.5)
+        taps = [1 / size] * size if sigma is None else gaussian_reference.window(sigma, size // 2)
+        covariance = size**2 / (size**2 - 1) if options.get("unbiased") else 1.0
+        common = (taps, c1, c2, covariance, BORDERS[options["border"]])
+        return x["x"], x["y"], *common, max(1, len(weights)), downsampling == "zeros"
+
+    return OpCase(
+        name=name,
+        operator="ssim_means",
+        make=make_pair,
+        images=("x", "y"),
+        call=evaluate,
+        exact=lambda x: evaluate(x, backend="reference").double(),
+        arguments=arguments,
+        k=16,
+        k_gradient=128,
+        scale=0.0,
+        gradient_dtypes=FLOATS,
+        differentiable=("x", "y"),
+        has_out=False,
+        numbers=lambda image: (*image.shape[:2], max(1, len(weights)), 2),
+        backward=(True, True),
+        shapes=tuple(shape for shape in SHAPES if shape != "no-rows"),
+        many_blocks=(1, 3, 97, 151),
+    )
+
+
 def _estimate(x: dict[str, Tensor], **kwargs: Any) -> Tensor:
     return hdrops.estimate_imf(x["source"], x["target"], 100, **kwargs)
+
+
+def make_fusion(count: int) -> Callable[[Sequence[int], torch.dtype, torch.Generator], dict[str, Tensor]]:
+    """Sources that share some structure, and a fused image that has some of it: neither alike nor unlike."""
+
+    def make(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+        n, *image = shape
+        scene = torch.rand(n, 1, *image, generator=generator, dtype=torch.float64)
+        noise = torch.rand(n, count, *image, generator=generator, dtype=torch.float64)
+        gain = torch.linspace(0.3, 1.0, count, dtype=torch.float64).view(-1, 1, 1, 1)
+        sources = 0.1 + 0.8 * gain * (0.5 * scene + 0.5 * noise)
+        fused = 0.7 * sources.mean(1) + 0.25 * torch.rand(n, *image, generator=generator, dtype=torch.float64)
+        return {"fused": to_dtype(fused, dtype), "bracket": to_dtype(sources, dtype)}
+
+    return make
+
+
+def mef_ssim_case(name: str, count: int, *, border: str, weights: tuple[float, ...], **options: Any) -> OpCase:
+    """``mef_ssim`` of ``count`` sources times the number of pixels: see :func:`ssim_case`."""
+    levels = len(weights)
+
+    def evaluate(x: dict[str, Tensor], **backend: Any) -> Tensor:
+        height, width = x["fused"].shape[-2:]
+        value = hdrops.mef_ssim(
+            x["fused"], x["bracket"], weights=weights, border=border, reduction="none", **options, **backend
+        )
+        return value * (height * width)
+
+    def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
+        taps = gaussian_reference.window(options.get("sigma", 1.5), options.get("window", 11) // 2)
+        images = (in_grey(x["fused"]), in_grey(x["bracket"]))
+        return *images, taps, 1.0, options.get("k", 0.03), BORDERS[border], levels
+
+    return OpCase(
+        name=name,
+        operator="mef_ssim_means",
+        make=make_fusion(count),
+        images=("fused", "bracket"),
+        call=evaluate,
+        exact=lambda x: evaluate(x, backend="reference").double(),
+        arguments=arguments,
+        # Weights are powers, up to the tenth, of contrasts that are sums over windows.
+        k=64,
+        k_gradient=512,
+        scale=0.0,
+        gradient_dtypes=FLOATS,
+        differentiable=("fused",),
+        has_out=False,
+        numbers=lambda image: (image.shape[0], levels),
+        # One pixel is flat under every border but zeros, and its gradient 0 but for rounding.
+        shapes=tuple(shape for shape in SHAPES if shape not in ("no-rows", "pixel")),
+        many_blocks=(1, 3, 97, 151),
+    )
 
 
 CASES = [
@@ -337,6 +500,20 @@ CASES = [
     exposure_fusion_case("exposure_fusion"),
     exposure_fusion_case("exposure_fusion-opencv", convention="opencv", count=2),
     exposure_fusion_case("exposure_fusion-powers", (0.5, 2.0, 0.0), count=2),
+    gaussian_case("gaussian_blur", "gaussian_blur", 0.8, "reflect"),
+    gaussian_case("gaussian_blur-wide", "gaussian_blur", 12.0, "reflect"),
+    gaussian_case("gaussian_blur-symmetric", "gaussian_blur", 4.7, "symmetric", radius=19),
+    gaussian_case("gaussian_blur-replicate", "gaussian_blur", 5.0, "replicate"),
+    gaussian_case("gaussian_blur-zeros", "gaussian_blur", 2.5, "zeros"),
+    gaussian_case("gaussian_mask", "gaussian_mask", 0.6, "reflect"),
+    gaussian_case("gaussian_mask-inverted", "gaussian_mask", 0.5, "replicate", invert=True, radius=3),
+    ssim_case("ssim", border="symmetric"),
+    ssim_case("ssim-uniform", border="reflect", window=7, sigma=None, unbiased=True),
+    ssim_case("ms_ssim", (0.3, 0.3, 0.4), border="zeros"),
+    ssim_case("ms_ssim-zeros", (0.5, 0.5), "zeros", border="replicate", window=5),
+    mef_ssim_case("mef_ssim", 3, border="symmetric", weights=(0.1, 0.4, 0.5)),
+    mef_ssim_case("mef_ssim-one", 1, border="zeros", window=7, weights=(1.0,)),
+    mef_ssim_case("mef_ssim-many", 5, border="reflect", window=5, sigma=1.0, k=0.1, weights=(0.5, 0.5)),
     OpCase(
         name="estimate_imf",
         operator="estimate_imf",

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "hdrops/simd/convert.h"
+#include "hdrops/simd/elementary.h"
 
 namespace hdrops {
 namespace HDROPS_LEVEL {
@@ -11,30 +12,11 @@ namespace {
 
 // ---- storage ------------------------------------------------------------------------------------
 
-template <class T, class In>
-void load_as(const void* row, int64_t n, T scale, T* out) {
-  load_run(static_cast<const In*>(row), n, out);
+template <class T>
+void load(const void* row, Storage storage, int64_t n, T scale, T* out) {
+  load_stored(row, storage, n, out);
   if (scale == T(1)) return;
   for (int64_t i = 0; i < n; ++i) out[i] *= scale;
-}
-
-void load(const void* row, Storage storage, int64_t n, float scale, float* out) {
-  switch (storage) {
-    case Storage::u8:
-      return load_as<float, uint8_t>(row, n, scale, out);
-    case Storage::u16:
-      return load_as<float, uint16_t>(row, n, scale, out);
-    case Storage::f16:
-      return load_as<float, float16_bits>(row, n, scale, out);
-    case Storage::bf16:
-      return load_as<float, bfloat16_bits>(row, n, scale, out);
-    default:
-      return load_as<float, float>(row, n, scale, out);
-  }
-}
-
-void load(const void* row, Storage, int64_t n, double scale, double* out) {
-  load_as<double, double>(row, n, scale, out);
 }
 
 // Clamps to [0, 1] but keeps NaN.
@@ -80,28 +62,6 @@ void store(const double* row, Storage, int64_t n, bool clamp, void* out) {
 }
 
 // ---- weights ------------------------------------------------------------------------------------
-
-// e^x for x <= 0, to 2 units in the last place: 2^n by exponent bits, the rest by a polynomial.
-// Below -87 the result is 0.
-inline float exp_negative(float x) {
-  const float bounded = x > -87.0f ? x : -87.0f;
-  const float shifted = bounded * 1.44269504f + 12582912.0f;
-  const float n = shifted - 12582912.0f;
-  float r = math::fused(n, -0.693359375f, bounded);
-  r = math::fused(n, 2.12194440e-4f, r);
-  float y = 1.9875691500e-4f;
-  y = math::fused(y, r, 1.3981999507e-3f);
-  y = math::fused(y, r, 8.3334519073e-3f);
-  y = math::fused(y, r, 4.1665795894e-2f);
-  y = math::fused(y, r, 1.6666665459e-1f);
-  y = math::fused(y, r, 5.0000001201e-1f);
-  y = math::fused(y, r * r, r) + 1.0f;
-  const float scale = float_from_bits((bits_from_float(shifted) + 127u) << 23);
-  const float value = x > -87.0f ? y * scale : 0.0f;
-  return x == x ? value : x;
-}
-
-inline double exp_negative(double x) { return std::exp(x); }
 
 // Exponents that need no pow() are constants of the loop; `general` stands for all others.
 enum class Exponent { zero, one, general };

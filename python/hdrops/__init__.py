@@ -10,6 +10,7 @@ from hdrops import _C as _C
 from hdrops.ops.exposure_fusion import exposure_fusion
 from hdrops.ops.gaussian import gaussian_blur, gaussian_mask
 from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
+from hdrops.ops.mef_ssim import mef_ssim
 from hdrops.ops.ssim import ms_ssim, ssim
 
 __version__: str = _C.__version__
@@ -25,6 +26,7 @@ __all__ = [
     "gaussian_mask",
     "imf_fuse",
     "intermediate_imf",
+    "mef_ssim",
     "ms_ssim",
     "ssim",
 ]

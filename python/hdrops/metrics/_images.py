@@ -8,12 +8,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from hdrops.ops import _arguments
+from hdrops.ops import _arguments, _grey
 
 Color = Literal["grey", "mean"]
-
-# MATLAB's rgb2gray: the luma row of the inverse of its YIQ matrix.
-GREY = (0.298936021293775, 0.587043074451121, 0.114020904255103)
 
 
 def checked(image: Any, name: str, dim: int = 4) -> Tensor:
@@ -72,9 +69,8 @@ def grey(image: Tensor) -> Tensor:
     wide = in_255(image)
     if image.shape[-3] == 1:
         return wide
-    red, green, blue = wide.split(1, dim=-3)
-    luma: Tensor = GREY[0] * red + GREY[1] * green + GREY[2] * blue
-    return (luma + 0.5).floor() if image.dtype == torch.uint8 else luma
+    luma = _grey.luma(wide)
+    return _grey.rounded(luma) if image.dtype == torch.uint8 else luma
 
 
 def by_color(metric: Callable[..., Tensor], color: Color, *images: Tensor) -> Tensor:

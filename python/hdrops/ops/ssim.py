@@ -136,8 +136,18 @@ def _reduced(values: Tensor, reduction: str) -> Tensor:
     return values.mean() if reduction == "mean" else values
 
 
+@torch.compiler.assume_constant_result
 def _taps(window: int, sigma: float | None) -> list[float]:
     return [1 / window] * window if sigma is None else gaussian.window(sigma, window // 2)
+
+
+def _constant(value: Any) -> Any:
+    """A number as it is, where the compiler traces it as a symbol: each window is compiled by itself."""
+    if value is None or not torch.compiler.is_compiling():
+        return value
+    from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+    return guard_scalar(value)
 
 
 def _checked(
@@ -187,7 +197,7 @@ def _checked(
         )
     covariance = window**2 / (window**2 - 1) if unbiased else 1.0
     c1, c2 = ((value * data_range) ** 2 for value in k)
-    return x, y, _taps(window, sigma), c1, c2, covariance, number
+    return x, y, _taps(_constant(window), _constant(sigma)), c1, c2, covariance, number
 
 
 # ---- fake kernels and autograd -------------------------------------------------------------------------------------

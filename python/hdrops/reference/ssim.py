@@ -67,7 +67,8 @@ def means(
 ) -> Tensor:
     """Those of every level of the pyramid: (N, C, levels, 2) in the arithmetic type."""
     scale = 1 / FULL_SCALE.get(x.dtype, 1.0)
-    wide_x, wide_y = x.to(_compute(x)) * scale, y.to(_compute(y)) * scale
+    # Contiguous, as the order of a sum, and so its rounding, follows the layout.
+    wide_x, wide_y = (image.to(_compute(image)).contiguous() * scale for image in (x, y))
     results = []
     for level in range(levels):
         if level:
