@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hdrops_cli.report import warn, working
+from hdrops_cli.report import counting, warn, working
 
 if TYPE_CHECKING:
-    from hdrops.io import Bracket
+    from hdrops.io import Bracket, Frame
 
 _FLOAT_IMAGES = (".exr", ".hdr")
 _LOSSY_IMAGES = (".jpg", ".jpeg")
@@ -42,6 +44,44 @@ def images_in(folder: Path) -> list[Path]:
     files = sorted(p for p in folder.iterdir() if p.name[0] != "." and p.is_file())
     images = [p for p in files if p.suffix.lower() in IMAGE_ENDINGS]
     return images or [p for p in files if p.suffix.lower() in RAW_ENDINGS]
+
+
+def images_below(root: Path, left_out: Iterable[Path], failures: list[str]) -> Iterator[Path]:
+    """Images in a folder and its subfolders, without hidden folders and those of ``left_out``, such as results.
+
+    What cannot be looked into is added to ``failures``.
+    """
+    strange = {path.resolve() for path in left_out}
+
+    def failed(error: OSError) -> None:
+        failures.append(f"{error.filename}: {error.strerror}")
+
+    for place, folders, _ in os.walk(root, onerror=failed):
+        folder = Path(place)
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and (folder / name).resolve() not in strange
+        )
+        try:
+            yield from images_in(folder)
+        except OSError as error:
+            failed(error)
+
+
+def inspected(files: Mapping[Path, Sequence[Path]]) -> dict[Path, list[Frame]]:
+    """What grouping needs to know of the files of each folder."""
+    from hdrops.io import inspect_image
+
+    frames: dict[Path, list[Frame]] = {folder: [] for folder in files}
+    pool = ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0))))
+    try:
+        with counting("reading", sum(map(len, files.values()))) as advance:
+            for folder, found in files.items():
+                for frame in pool.map(inspect_image, found):
+                    frames[folder].append(frame)
+                    advance()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return frames
 
 
 def images_of(paths: Sequence[Path]) -> list[Path]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from hdrops_cli.bracket import images_in, parse_numbers, read_checked
+from hdrops_cli.bracket import images_below, inspected, parse_numbers, read_checked
 from hdrops_cli.fuse import Exponents, fused
-from hdrops_cli.report import OUT_OF_MEMORY, counting, out_of_memory, say, tell, warn
+from hdrops_cli.report import OUT_OF_MEMORY, counting, out_of_memory, printable, say, tell, warn
 
 if TYPE_CHECKING:
     from hdrops.io import Frame, Group
@@ -80,7 +79,7 @@ def run(
             elif not dry_run:  # the table says it
                 notes += [f"{outcome}: {job.files}: {remark}" for remark in remarks]
     for note in notes:
-        tell(_printable(note))
+        tell(printable(note))
     done, undone = counts["fused"] + counts["kept"], counts["refused"] + counts["failed"]
     if not done and not undone:
         warn("no bracket was found; --dry-run shows why, --per-set states the number of images of each")
@@ -149,24 +148,14 @@ def _plan(
     force: bool,
 ) -> tuple[list[_Job], list[str]]:
     """Read and group all images; also what could not be looked into."""
-    from hdrops.io import InputError, group_frames, inspect_image
+    from hdrops.io import InputError, group_frames
 
     failures: list[str] = []
-    files = {folder: list(_walk(folder, out, failures)) for folder in targets}
+    files = {folder: list(images_below(folder, [out], failures)) for folder in targets}
     count = sum(map(len, files.values()))
     if not count:
         raise InputError(failures[0] if failures else f"no images in {', '.join(map(str, targets))}; check the folder")
-    frames: dict[Path, list[Frame]] = {folder: [] for folder in targets}
-    pool = ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0))))
-    try:
-        with counting("reading", count) as advance:
-            for folder, found in files.items():
-                for frame in pool.map(inspect_image, found):
-                    frames[folder].append(frame)
-                    advance()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
+    frames = inspected(files)
     jobs = []
     taken: set[str] = set()
     for folder, target in targets.items():
@@ -182,23 +171,6 @@ def _plan(
                 taken.add(str(result).casefold())
             jobs.append(_Job(group, folder, result, kept=not force and os.path.lexists(result)))
     return jobs, failures
-
-
-def _walk(root: Path, out: Path, failures: list[str]) -> Iterator[Path]:
-    """Images below a folder, hidden ones and the results left out."""
-
-    def failed(error: OSError) -> None:
-        failures.append(f"{error.filename}: {error.strerror}")
-
-    for place, folders, _ in os.walk(root, onerror=failed):
-        folder = Path(place)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (folder / name).resolve() != out.resolve()
-        )
-        try:
-            yield from images_in(folder)
-        except OSError as error:
-            failed(error)
 
 
 def _fuse(
@@ -248,11 +220,11 @@ def _print(jobs: Sequence[_Job], out: Path) -> None:
             ev = " ".join(map(_signed, job.group.stops))
             outcome = str(job.result.relative_to(out) if console.is_terminal else job.result)
             outcome += " (exists and is kept)" if job.kept else ""
-        rows.append((job.group.verdict, str(len(job.group.frames)), ev, job.group.decided_by, _printable(outcome)))
+        rows.append((job.group.verdict, str(len(job.group.frames)), ev, job.group.decided_by, printable(outcome)))
     if not console.is_terminal:
         print(*headings, "files", sep="\t")
         for job, row in zip(jobs, rows, strict=True):
-            print(*row, *(_printable(str(frame.path)) for frame in job.group.frames), sep="\t")
+            print(*row, *(printable(str(frame.path)) for frame in job.group.frames), sep="\t")
         sys.stdout.flush()
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -267,12 +239,8 @@ def _print(jobs: Sequence[_Job], out: Path) -> None:
 
 
 def _span(first: Path, frames: Sequence[Frame]) -> str:
-    return _printable(str(first) if len(frames) == 1 else f"{first} … {frames[-1].path.name}")
+    return printable(str(first) if len(frames) == 1 else f"{first} … {frames[-1].path.name}")
 
 
 def _signed(stops: float | None) -> str:
     return "?" if stops is None else f"{stops:+.1f}" if abs(stops) >= 0.05 else "0"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -85,6 +85,11 @@ def errors_reported(debug: bool) -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
+def printable(text: str) -> str:
+    """The text, with ``?`` for what would change the terminal's state or break the line."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def tell(line: str) -> None:
     """Print one line on stderr."""
     print(" ".join(line.split()), file=sys.stderr)

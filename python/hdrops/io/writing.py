@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pathlib
 import resource
@@ -67,23 +68,39 @@ def write_image(
     """
     target, extension = _target(path)
     sample = _check_pixels(target, extension, pixels)
-    if not 1 <= quality <= 100:
-        raise InputError(f"quality must be 1 to 100, got {quality}")
-    if extension == ".hdr":
-        pixels = pixels.float().expand(3, -1, -1)
-    channels_last = pixels.detach().cpu().permute(1, 2, 0).contiguous().numpy()
-    with _encode(target, extension, channels_last, sample, exposure, metadata, quality) as encoded:
-        temporary = _create_temporary(target)
-        try:
-            with open(temporary, "wb") as stream:
-                shutil.copyfileobj(encoded, stream, 1 << 20)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, target)
-        except OSError as error:
-            raise InputError(f"cannot write {target}: {error.strerror}; check its folder and the free space") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _encode(target, extension, pixels, sample, exposure, metadata, quality) as encoded:
+        _replace(target, encoded)
+
+
+def encode_image(pixels: torch.Tensor, extension: str, quality: int = 95) -> bytes:
+    """The bytes of the file that :func:`write_image` would write, without metadata.
+
+    Raises:
+        InputError: as for :func:`write_image`.
+    """
+    name = pathlib.Path(f"image{extension}")
+    _check_extension(name)
+    sample = _check_pixels(name, extension, pixels)
+    with _encode(name, extension, pixels, sample, None, None, quality) as encoded:
+        return encoded.read()
+
+
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write any file as :func:`write_image` writes images: it appears under its name only when it is complete.
+
+    Raises:
+        InputError: a place that cannot be written.
+    """
+    _replace(_place(path), io.BytesIO(content))
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Make sure, before long work, that a file could be written to ``path``, whatever its extension.
+
+    Raises:
+        InputError: a missing or unwritable folder, or something that is not a file at ``path``.
+    """
+    _create_temporary(_place(path)).unlink()
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -98,9 +115,19 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 def _target(path: str | os.PathLike[str]) -> tuple[pathlib.Path, str]:
     """The file that ``path`` stands for, links followed, and the extension of ``path`` in lower case."""
+    extension = _check_extension(path)
+    return _place(path), extension
+
+
+def _check_extension(path: str | os.PathLike[str]) -> str:
     extension = pathlib.Path(path).suffix.lower()
     if extension not in _FORMATS:
         raise InputError(f"cannot write {path}: unknown extension {extension!r}; use one of {' '.join(_FORMATS)}")
+    return extension
+
+
+def _place(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The file that ``path`` stands for, links followed; a file may be written there."""
     if "\0" in str(path):
         raise InputError(f"{str(path)!r} is not a file name (it holds a null character); check the path")
     try:
@@ -114,7 +141,22 @@ def _target(path: str | os.PathLike[str]) -> tuple[pathlib.Path, str]:
             raise InputError(f"cannot write {path}: {target.parent} is no folder; give another folder")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; check its folder") from error
-    return target, extension
+    return target
+
+
+def _replace(target: pathlib.Path, content: IO[bytes]) -> None:
+    """Put a file in the place of another, whole or not at all."""
+    temporary = _create_temporary(target)
+    try:
+        with open(temporary, "wb") as stream:
+            shutil.copyfileobj(content, stream, 1 << 20)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror}; check its folder and the free space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _create_temporary(target: pathlib.Path) -> pathlib.Path:
@@ -160,25 +202,30 @@ def _check_pixels(target: pathlib.Path, extension: str, pixels: torch.Tensor) ->
 def _encode(
     target: pathlib.Path,
     extension: str,
-    pixels: np.ndarray[Any, Any],
+    pixels: torch.Tensor,
     sample: str,
     exposure: Exposure | None,
     metadata: Metadata | None,
     quality: int,
 ) -> IO[bytes]:
-    """The file of (H, W, C) pixels, in memory.
+    """The file of (C, H, W) pixels, in memory.
 
     On a full disk OpenImageIO's PNG and TIFF writers may report success, and libjpeg ends the process: they
     never see the disk.
     """
     import OpenImageIO as oiio
 
+    if not 1 <= quality <= 100:
+        raise InputError(f"quality must be 1 to 100, got {quality}")
+    if extension == ".hdr":
+        pixels = pixels.float().expand(3, -1, -1)
+    channels_last: np.ndarray[Any, Any] = pixels.detach().cpu().permute(1, 2, 0).contiguous().numpy()
     # The memory that stands for a file is a file to this limit, which libjpeg too answers by ending the process.
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    if limit != resource.RLIM_INFINITY and limit < 2 * pixels.nbytes + _ROOM_FOR_METADATA:
+    if limit != resource.RLIM_INFINITY and limit < 2 * channels_last.nbytes + _ROOM_FOR_METADATA:
         raise InputError(f"cannot write {target}: files are limited to {limit} bytes here; raise that by ulimit -f")
     format = _FORMATS[extension]
-    height, width, channels = pixels.shape
+    height, width, channels = channels_last.shape
     spec = oiio.ImageSpec(width, height, channels, sample)
     if format == "jpeg":
         spec.attribute("Compression", f"jpeg:{quality}")
@@ -200,7 +247,7 @@ def _encode(
     assert output is not None
     with _stderr.without_library_messages():  # libpng speaks of a colour profile that it does not like
         done = output.open(name, spec)
-        done = done and output.write_image(pixels)
+        done = done and output.write_image(channels_last)
         done = output.close() and done
     if not done:
         encoded.close()
