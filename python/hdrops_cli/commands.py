@@ -13,7 +13,7 @@ from hdrops_cli.report import OneLineErrors, errors_reported
 
 app = typer.Typer(
     name="hdrops",
-    help="Multi-exposure imaging: fuse brackets, interpolate exposures.",
+    help="Multi-exposure imaging: fuse brackets, interpolate exposures, evaluate results.",
     cls=OneLineErrors,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -50,6 +50,12 @@ class Format(StrEnum):
     tif = "tif"
     jpg = "jpg"
     exr = "exr"
+
+
+class Correction(StrEnum):
+    none = "none"
+    exposure = "exposure"
+    response = "response"
 
 
 class Bits(StrEnum):
@@ -159,6 +165,76 @@ def interpolate(
         from hdrops_cli.interpolate import run
 
         run(dark, bright, out, times, ev, quality)
+
+
+@app.command()
+def evaluate(
+    results: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RESULT...",
+            help="A folder of pictures for each method, or a picture; NAME=RESULT names the method otherwise.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Report to write, .html; the values go into a .csv beside it.")
+    ],
+    sources: Annotated[
+        Path | None, typer.Option(help="Folder of the brackets that the results were fused from.")
+    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Folder of the true pictures, of the results' names.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Names such as ag,qabf,mef_ssim; or fast, or all. Otherwise those of the field.")
+    ] = None,
+    per_scene: Annotated[bool, typer.Option("--per-scene", help="Print the values of every scene.")] = False,
+    suffix: Annotated[
+        str, typer.Option(help="What the names of results may have after that of their scene.")
+    ] = "_fused",
+    per_set: Annotated[
+        int | None,
+        typer.Option(min=2, help="Images per bracket, where a folder holds several; otherwise it is found out."),
+    ] = None,
+    display_peak: Annotated[
+        float,
+        typer.Option(
+            min=0.005, max=10000, callback=_finite, help="cd/m² of a float reference's largest value, for PQ and PU21."
+        ),
+    ] = 1000.0,
+    correct: Annotated[
+        Correction, typer.Option(help="What float results are freed from before: a wrong exposure or response.")
+    ] = Correction.none,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Scenes at a time; as many as cores otherwise.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure results against their sources or references, and write a report.
+
+    With --sources, a result a/x.png or a/x_fused.png belongs to the bracket in the folder a/x, else to the one in a
+    that begins with the image x, as fuse --recursive names it, else, if it is the only result in a, to all images of a.
+    With --reference, to the picture a/x of any format. Methods are compared over the scenes that all of them have.
+    Pictures of 8 and of 16 bits may be mixed: both are taken as values in [0, 1], and that is said.
+
+    Exit code: 0 if all went well, 2 on bad input or if nothing could be evaluated, 1 if some pictures failed, which
+    are listed with their reasons.
+    """
+    with errors_reported(debug):
+        from hdrops_cli.evaluate import run
+
+        code = run(
+            results,
+            out,
+            sources,
+            reference,
+            metrics,
+            per_scene,
+            suffix,
+            per_set,
+            display_peak,
+            correct,
+            jobs,
+        )
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -1,0 +1,117 @@
+"""The metrics that ``hdrops evaluate`` knows: one table."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+Needs = Literal["nothing", "sources", "reference"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column of an evaluation.
+
+    Attributes:
+        name: on the command line and in the CSV file.
+        label: in tables and reports.
+        function: in ``hdrops.metrics``.
+        needs: what it measures a picture against.
+        options: keyword arguments of the function.
+        higher_is_better: the direction of the metric.
+        digits: after the decimal point, in tables.
+        standard: whether it is computed unless ``--metrics`` says otherwise.
+        fast: whether it belongs to ``--metrics fast``.
+        linear: whether it is of linear light, with floating-point pictures only; None for any.
+    """
+
+    name: str
+    label: str
+    function: str
+    needs: Needs
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    higher_is_better: bool = True
+    digits: int = 4
+    standard: bool = True
+    fast: bool = True
+    linear: bool | None = None
+
+    @property
+    def arrow(self) -> str:
+        return "↑" if self.higher_is_better else "↓"
+
+    def load(self) -> Callable[..., Any]:
+        """The function, whose import takes torch."""
+        function: Callable[..., Any] = getattr(importlib.import_module("hdrops.metrics"), self.function)
+        return function
+
+    @property
+    def convention(self) -> str:
+        """What it computes, in the words of its docstring."""
+        lines = (self.load().__doc__ or "").strip().split("\n\n")[0]
+        return " ".join(lines.split())
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("ag", "AG", "average_gradient", "nothing"),
+        Metric("ei", "EI", "edge_intensity", "nothing", digits=3),
+        Metric("sf", "SF", "spatial_frequency", "nothing", digits=3),
+        Metric("en", "EN", "entropy", "nothing"),
+        Metric("sd", "SD", "standard_deviation", "nothing", digits=3),
+        Metric("fmi", "FMI", "fmi", "sources", fast=False),
+        Metric("lpc_si", "LPC-SI", "lpc_si", "nothing", fast=False),
+        Metric("s3", "S3", "s3", "nothing", fast=False),
+        Metric("piqe", "PIQE", "piqe", "nothing", higher_is_better=False, digits=3),
+        Metric("ms_ssim_sources", "MS-SSIM", "ms_ssim_sources", "sources"),
+        Metric("mef_ssim", "MEF-SSIM", "mef_ssim", "sources"),
+        Metric("qabf", "Qabf", "qabf", "sources"),
+        Metric("viff", "VIFF", "viff", "sources", fast=False),
+        Metric("psnr", "PSNR", "psnr", "reference", digits=3, linear=False),
+        Metric("ssim", "SSIM", "ssim", "reference", linear=False),
+        Metric("ms_ssim", "MS-SSIM", "ms_ssim", "reference", linear=False),
+        *(
+            Metric(
+                f"{function}_{domain}",
+                f"{function.upper().replace('_', '-')} ({label})",
+                function,
+                "reference",
+                MappingProxyType({"domain": domain, "normalize": "reference"}),
+                digits=3 if function == "psnr" else 4,
+                linear=True,
+            )
+            for function in ("psnr", "ssim", "ms_ssim")
+            for domain, label in (("linear", "linear"), ("mu", "μ-law"), ("pq", "PQ"), ("pu21", "PU21"))
+        ),
+    )
+}
+
+
+def chosen(text: str | None, reference: bool) -> list[Metric]:
+    """The metrics that ``--metrics`` names, of those that sources or a reference allow, in the order of the table."""
+    from hdrops.io import InputError
+
+    missing: Needs = "sources" if reference else "reference"
+    possible = [metric for metric in METRICS.values() if metric.needs != missing]
+    own: Needs = "reference" if reference else "sources"
+    if text is None:
+        return [m for m in possible if m.standard and (not reference or m.needs == own)]
+    if text == "all":
+        return possible
+    if text == "fast":
+        return [m for m in possible if m.fast and (not reference or m.needs == own)]
+    names = {part.strip().lower().replace("-", "_") for part in text.split(",")}
+    for name in sorted(names):
+        if name not in METRICS:
+            known = ", ".join(metric.name for metric in possible)
+            raise InputError(f"--metrics has {name!r}, which is no metric; take all, fast, or some of {known}")
+        if METRICS[name] not in possible:
+            raise InputError(
+                f"{name} measures pictures against {'a reference' if missing == 'reference' else 'sources'}; "
+                f"give --{missing} for it, or leave it out of --metrics"
+            )
+    return [metric for metric in possible if metric.name in names]
