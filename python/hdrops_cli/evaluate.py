@@ -334,7 +334,8 @@ def _measured(picture: Tensor, frames: Tensor, task: Task) -> tuple[dict[str, fl
 def _unit(codes: Tensor) -> Tensor:
     import torch
 
-    return codes.to(torch.float32) / torch.iinfo(codes.dtype).max
+    unit: Tensor = codes.to(torch.float32) / torch.iinfo(codes.dtype).max
+    return unit
 
 
 # ---- pictures of the report ----------------------------------------------------------------------------------------
@@ -359,10 +360,10 @@ def _illustrate(
     if len(frames) == 1:
         reference = _display(frames[0], white)
         errors = {name: (picture - reference).abs() for name, picture in shown.items()}
-        colours = SEQUENTIAL
+        colours: tuple[str, ...] = SEQUENTIAL
     else:
-        (_, base), *others = shown.items()
-        errors = {name: picture - base for name, picture in others}
+        base = next(iter(shown.values()))
+        errors = {name: picture - base for name, picture in list(shown.items())[1:]}
         colours = DIVERGING
     maps = {name: reduced(error.mean(0, keepdim=True), side) for name, error in errors.items()}
     found.scale = scale_of(maps.values())
@@ -458,6 +459,8 @@ def _print_table(title: str, values: Mapping[str, Mapping[str, float]], evaluati
 
     console = Console(highlight=False)
     options: dict[str, Any] = {} if console.is_terminal else {"width": 10_000}
+    several = len(evaluation.task.methods) > 1
+    title += " (* best)" if several and not console.is_terminal else ""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column(Text(printable(title)), no_wrap=True)
     for method in evaluation.task.methods:
@@ -468,7 +471,7 @@ def _print_table(title: str, values: Mapping[str, Mapping[str, float]], evaluati
         row = [Text(f"{metric.label} {metric.arrow}")]
         for text, best in cells(values, evaluation.task.methods, metric):
             # Without a terminal nothing is bold.
-            mark = "" if console.is_terminal else "*" if best else " " if len(evaluation.task.methods) > 1 else ""
+            mark = ("*" if best else " ") if several and not console.is_terminal else ""
             row.append(Text(text + mark, style="bold" if best else ""))
         table.add_row(*row)
     console.print(table, **options)

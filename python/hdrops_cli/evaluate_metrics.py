@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -51,8 +52,8 @@ class Metric:
     @property
     def convention(self) -> str:
         """What it computes, in the words of its docstring."""
-        lines = (self.load().__doc__ or "").strip().split("\n\n")[0]
-        return " ".join(lines.split())
+        summary = (self.load().__doc__ or "").strip().split("\n\n")[0]
+        return re.sub(r":\w+:`~?([^`]+)`|``", r"\1", " ".join(summary.split()))
 
 
 METRICS = {

@@ -6,7 +6,7 @@ import base64
 import datetime
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hdrops_cli.evaluate_pictures import DIVERGING, SEQUENTIAL
@@ -37,14 +37,15 @@ thead th { border-bottom-width: 2px; } tbody th { font-weight: 400; white-space:
 td.best { font-weight: 700; background: var(--best); print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .words td { text-align: left; } .words th { vertical-align: top; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1rem 2rem; }
-.plots figure { margin: 0; break-inside: avoid; } .plots svg { width: 100%; height: auto; display: block; }
+.plots figure { break-inside: avoid; } .plots svg { width: 100%; height: auto; display: block; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--ink); } svg .tick { fill: var(--soft); }
 svg .grid { stroke: var(--line); } svg .dot { fill: var(--dot); fill-opacity: .55; }
 svg .mean { stroke: var(--mean); stroke-width: 2.5; }
 section { border-top: 1px solid var(--line); padding: 1rem 0; }
 .row { display: flex; flex-wrap: wrap; gap: .7rem; align-items: flex-start; margin-bottom: .7rem; }
-.row figure { margin: 0; max-width: 100%; } .row img { display: block; max-width: 100%; height: auto; }
-.small img { max-height: 8rem; width: auto; }
+.grid { display: grid; gap: .7rem; align-items: start; margin-bottom: .7rem; overflow-x: auto; }
+figure { margin: 0; } img { display: block; max-width: 100%; height: auto; }
+.row img { max-height: 8rem; width: auto; }
 figcaption { overflow-wrap: anywhere; }
 .scale { display: inline-flex; align-items: center; gap: .5rem; }
 .scale i { width: 9rem; height: .7rem; display: inline-block; print-color-adjust: exact;
@@ -247,50 +248,48 @@ def _index(scenes: Sequence[Evaluated]) -> list[str]:
 def _legend(evaluation: Evaluation) -> list[str]:
     task = evaluation.task
     if task.reference:
-        text = "The maps show the absolute difference from the reference, the mean over the channels"
-        text += "; linear light is shown, and compared in the maps, by its μ-law." if _linear(evaluation) else "."
+        text = "The maps show the absolute difference from the reference"
+        if any(metric.linear for metric in evaluation.metrics):
+            text = "Linear light is shown by its μ-law. " + text + ", in that encoding"
     elif len(task.methods) > 1:
-        text = (
-            "The maps show where a result is darker (blue) or brighter (red) than that of the first method, the mean "
-        )
-        text += "over the channels."
+        text = "The maps show where a result is darker (blue) or brighter (red) than the first one"
     else:
         return []
-    return [f'<p class="soft">{text} White being 1; each scene states its own scale.</p>']
-
-
-def _linear(evaluation: Evaluation) -> bool:
-    return any(metric.linear for metric in evaluation.metrics)
+    return [f'<p class="soft">{text}: mean of the channels, white being 1. Their scale is each scene\'s own.</p>']
 
 
 def _scene(evaluation: Evaluation, one: Evaluated, number: int) -> list[str]:
     task = evaluation.task
     total = len(one.scene.against)
-    count = f", {total} sources" if not task.reference else ""
+    count = "" if task.reference else f", {total} sources"
     count += f", of which {len(one.against)} are shown" if len(one.against) < total else ""
+    columns = f"grid-template-columns: repeat({len(task.methods)}, minmax(8rem, 26rem))"
     lines = [
         f'<section id="s{number}">',
         f'<h3>{_text(one.scene.name)} <span class="soft">{_text(one.size)}{count}</span></h3>',
-        *_row("small", one.against.items()),
-        *_row("", one.pictures.items()),
+        '<div class="row">',
+        *(_figure(name, picture) for name, picture in one.against.items()),
+        f'</div><div class="grid" style="{columns}">',
+        *(_figure(x.name, one.pictures[x.name]) if x.name in one.pictures else "<div></div>" for x in task.methods),
     ]
     if one.maps:
         base = "reference" if task.reference else next(iter(one.pictures))
-        lines += _row("", ((f"{name} − {base}", picture) for name, picture in one.maps.items()))
-        colours = SEQUENTIAL if task.reference else DIVERGING
-        least = "0" if task.reference else f"−{one.scale:g}"
+        lines += [
+            _figure(f"{x.name} − {base}", one.maps[x.name]) if x.name in one.maps else "<div></div>"
+            for x in task.methods
+        ]
+    lines.append("</div>")
+    if one.maps:
+        colours, least = (SEQUENTIAL, "0") if task.reference else (DIVERGING, f"−{one.scale:g}")
         stops = ", ".join(f"#{colour}" for colour in colours)
-        lines.append(
-            f'<p class="soft"><span class="scale">{least} '
-            f'<i style="background: linear-gradient(to right, {stops})"></i> {one.scale:g}</span></p>'
-        )
+        bar = f'<i style="background: linear-gradient(to right, {stops})"></i>'
+        lines.append(f'<p class="soft"><span class="scale">{least} {bar} {one.scale:g}</span></p>')
     return [*lines, *_table(one.values, evaluation), "</section>"]
 
 
-def _row(kind: str, pictures: Iterable[tuple[str, bytes]]) -> list[str]:
-    figures = [
-        f'<figure><img src="data:image/jpeg;base64,{base64.b64encode(data).decode()}" alt="{_text(name)}">'
+def _figure(name: str, picture: bytes) -> str:
+    data = base64.b64encode(picture).decode()
+    return (
+        f'<figure><img src="data:image/jpeg;base64,{data}" alt="{_text(name)}">'
         f"<figcaption>{_text(name)}</figcaption></figure>"
-        for name, data in pictures
-    ]
-    return [f'<div class="row {kind}">', *figures, "</div>"]
+    )

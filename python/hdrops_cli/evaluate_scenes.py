@@ -113,9 +113,9 @@ def plan_sources(
 
     shared = dict.fromkeys(folder for _, _, folder, first in places if first is not None)
     brackets: dict[PurePath, dict[Path, list[Path]]] = {}
-    for place, frames in inspected({sources / folder: folders[folder] for folder in shared}).items():
+    for path, frames in inspected({sources / folder: folders[folder] for folder in shared}).items():
         found = [group.frames for group in group_frames(frames, per_set=per_set) if group.verdict == "bracket"]
-        brackets[PurePath(place.relative_to(sources))] = {x[0].path: [frame.path for frame in x] for x in found}
+        brackets[PurePath(path.relative_to(sources))] = {x[0].path: [frame.path for frame in x] for x in found}
 
     scenes: dict[str, Scene] = {}
     for method, file, folder, first in places:
