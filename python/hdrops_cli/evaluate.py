@@ -91,6 +91,7 @@ class Evaluation:
         scenes: those with values.
         shared: those that all methods have values of; the means are over them.
         means: by method and metric.
+        counts: number of scenes that the means of a metric are over: fewer where it cannot be computed for some.
     """
 
     task: Task
@@ -98,6 +99,7 @@ class Evaluation:
     scenes: list[Evaluated]
     shared: list[Evaluated]
     means: dict[str, dict[str, float]]
+    counts: dict[str, int]
 
 
 def run(
@@ -378,12 +380,14 @@ def _summarised(task: Task, evaluated: Sequence[Evaluated]) -> Evaluation:
     shared = [one for one in scenes if len(one.values) == len(task.methods)]
     present = [m for m in task.metrics if any(m.name in values for one in scenes for values in one.values.values())]
     means: dict[str, dict[str, float]] = {method.name: {} for method in task.methods}
+    counts = {}
     for metric in present:
         # A mean over other scenes than that of another method would be no comparison.
         rows = [one.values for one in shared if all(metric.name in values for values in one.values.values())]
+        counts[metric.name] = len(rows)
         for method in task.methods if rows else ():
             means[method.name][metric.name] = math.fsum(row[method.name][metric.name] for row in rows) / len(rows)
-    return Evaluation(task, present, scenes, shared, means)
+    return Evaluation(task, present, scenes, shared, means, counts)
 
 
 def _doubts(evaluation: Evaluation, evaluated: Sequence[Evaluated], plan: Plan) -> list[str]:
@@ -428,6 +432,12 @@ def cells(
     return [(text, text == texts[numbers.index(best)]) for text in texts]
 
 
+def fewer_scenes(values: Mapping[str, Mapping[str, float]], metric: Metric, evaluation: Evaluation) -> str:
+    """What is to be said beside a mean over fewer scenes than others."""
+    count = evaluation.counts[metric.name]
+    return f" ({count} of them)" if values is evaluation.means and 0 < count < len(evaluation.shared) else ""
+
+
 def _csv(evaluation: Evaluation) -> bytes:
     """Every value: a line per scene and method."""
     text = io.StringIO()
@@ -468,7 +478,7 @@ def _print_table(title: str, values: Mapping[str, Mapping[str, float]], evaluati
             Text(printable(method.name)), justify="right", no_wrap=not console.is_terminal, overflow="fold"
         )
     for metric in evaluation.metrics:
-        row = [Text(f"{metric.label} {metric.arrow}")]
+        row = [Text(f"{metric.label} {metric.arrow}" + fewer_scenes(values, metric, evaluation))]
         for text, best in cells(values, evaluation.task.methods, metric):
             # Without a terminal nothing is bold.
             mark = ("*" if best else " ") if several and not console.is_terminal else ""

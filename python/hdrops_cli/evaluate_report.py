@@ -96,7 +96,7 @@ def _counted(number: int, what: str) -> str:
 
 def _table(values: Mapping[str, Mapping[str, float]], evaluation: Evaluation) -> list[str]:
     """Metrics by methods, the best in bold."""
-    from hdrops_cli.evaluate import cells
+    from hdrops_cli.evaluate import cells, fewer_scenes
 
     methods = evaluation.task.methods
     lines = ['<div class="scroll"><table><thead><tr><th></th>']
@@ -104,7 +104,8 @@ def _table(values: Mapping[str, Mapping[str, float]], evaluation: Evaluation) ->
     lines.append("</tr></thead><tbody>")
     for metric in evaluation.metrics:
         row = [f'<td class="best">{x}</td>' if best else f"<td>{x}</td>" for x, best in cells(values, methods, metric)]
-        lines.append(f"<tr><th>{_heading(metric)}</th>{''.join(row)}</tr>")
+        heading = _heading(metric) + fewer_scenes(values, metric, evaluation)
+        lines.append(f"<tr><th>{heading}</th>{''.join(row)}</tr>")
     lines.append("</tbody></table></div>")
     return lines
 
