@@ -248,7 +248,7 @@ def _compare(found: Evaluated, task: Task, frames: Tensor, paths: list[Path], si
     """Measure the pictures of a scene, and make those of the report."""
     from hdrops.io import InputError, read_image
 
-    white = float(frames.max()) if task.reference and frames.is_floating_point() else 1.0
+    white = float(frames.max()) if task.reference and frames.is_floating_point() else None
     shown: dict[str, Tensor] = {}
     for method in task.methods:
         path = found.scene.results.get(method.name)
@@ -266,9 +266,11 @@ def _compare(found: Evaluated, task: Task, frames: Tensor, paths: list[Path], si
             found.depths[method.name] = f"{picture.bits}-bit"
         values, missing = _measured(picture.pixels, frames, task)
         found.warnings += [f"{path}: no {', '.join(labels)}: {reason}" for reason, labels in missing.items()]
-        if values:
-            found.values[method.name] = values
-            shown[method.name] = _display(picture.pixels, white)
+        if not values:
+            found.failures.append(f"{path}: none of the metrics can be computed of it")
+            continue
+        found.values[method.name] = values
+        shown[method.name] = _display(picture.pixels, white)
     if shown:
         _illustrate(found, shown, frames, paths, white, side)
 
@@ -304,13 +306,13 @@ def _size(pixels: Tensor) -> str:
 def _measured(picture: Tensor, frames: Tensor, task: Task) -> tuple[dict[str, float], dict[str, list[str]]]:
     """The values of a picture by metric, and the labels of those that it has none of by the reason."""
     image, against = picture[None], frames[None]
-    linear = image.is_floating_point()
+    linear = task.reference and image.is_floating_point()
     if image.dtype != against.dtype:
-        image, against = _unit(image), _unit(against)
+        image, against = _deep(image), _deep(against)
     values: dict[str, float] = {}
     missing: dict[str, list[str]] = {}
     for metric in task.metrics:
-        if metric.linear is not None and metric.linear != linear:
+        if metric.linear != linear:
             continue
         options = dict(metric.options)
         if metric.linear:
@@ -333,27 +335,32 @@ def _measured(picture: Tensor, frames: Tensor, task: Task) -> tuple[dict[str, fl
     return values, missing
 
 
-def _unit(codes: Tensor) -> Tensor:
+def _deep(codes: Tensor) -> Tensor:
+    """The codes in 16 bits."""
     import torch
 
-    unit: Tensor = codes.to(torch.float32) / torch.iinfo(codes.dtype).max
-    return unit
+    return codes if codes.dtype == torch.uint16 else (codes.to(torch.int32) * 257).to(torch.uint16)
 
 
 # ---- pictures of the report ----------------------------------------------------------------------------------------
 
 
-def _display(pixels: Tensor, white: float) -> Tensor:
-    """Display values in [0, 1]: codes as they are, linear light by the μ-law."""
+def _display(pixels: Tensor, white: float | None) -> Tensor:
+    """Display values in [0, 1]: those of the pixels, or linear light up to ``white`` by the μ-law."""
+    import torch
+
     if not pixels.is_floating_point():
-        return _unit(pixels)
+        unit: Tensor = pixels.to(torch.float32) / torch.iinfo(pixels.dtype).max
+        return unit
+    if white is None:
+        return pixels
     from hdrops.metrics import mu_law_encode
 
     return mu_law_encode((pixels / white).clamp(0, 1))
 
 
 def _illustrate(
-    found: Evaluated, shown: Mapping[str, Tensor], frames: Tensor, paths: Sequence[Path], white: float, side: int
+    found: Evaluated, shown: Mapping[str, Tensor], frames: Tensor, paths: Sequence[Path], white: float | None, side: int
 ) -> None:
     """Thumbnails, and maps of the differences from the reference, or from the first method where there is none."""
     step = math.ceil(len(paths) / _MOST_THUMBNAILS)

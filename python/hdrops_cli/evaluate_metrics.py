@@ -26,7 +26,7 @@ class Metric:
         digits: after the decimal point, in tables.
         standard: whether it is computed unless ``--metrics`` says otherwise.
         fast: whether it belongs to ``--metrics fast``.
-        linear: whether it is of linear light, with floating-point pictures only; None for any.
+        linear: whether it is of pictures of linear light, which have a reference; else of those for display.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Metric:
     digits: int = 4
     standard: bool = True
     fast: bool = True
-    linear: bool | None = None
+    linear: bool = False
 
     @property
     def arrow(self) -> str:
@@ -72,9 +72,28 @@ METRICS = {
         Metric("mef_ssim", "MEF-SSIM", "mef_ssim", "sources"),
         Metric("qabf", "Qabf", "qabf", "sources"),
         Metric("viff", "VIFF", "viff", "sources", fast=False),
-        Metric("psnr", "PSNR", "psnr", "reference", digits=3, linear=False),
-        Metric("ssim", "SSIM", "ssim", "reference", linear=False),
-        Metric("ms_ssim", "MS-SSIM", "ms_ssim", "reference", linear=False),
+        *(
+            Metric(name, label, function, "sources", higher_is_better=better, standard=False, fast=False)
+            for name, label, function, better in (
+                ("ce", "CE", "cross_entropy", False),
+                ("mi", "MI", "mutual_information", True),
+                ("nmi", "NMI", "normalized_mutual_information", True),
+                ("te", "TE", "tsallis_entropy", True),
+                ("qncie", "QNCIE", "qncie", True),
+                ("nabf", "Nabf", "nabf", False),
+                ("vif", "VIF", "vif", True),
+                ("cc", "CC", "correlation_coefficient", True),
+                ("scd", "SCD", "scd", True),
+                ("qw", "Qw", "qw", True),
+                ("qy", "Qy", "qy", True),
+                ("ssim_sources", "SSIM", "ssim_sources", True),
+            )
+        ),
+        # MEFB's own form of Qc is for two sources only.
+        Metric("qc", "Qc", "qc", "sources", MappingProxyType({"convention": "paper"}), standard=False, fast=False),
+        Metric("psnr", "PSNR", "psnr", "reference", digits=3),
+        Metric("ssim", "SSIM", "ssim", "reference"),
+        Metric("ms_ssim", "MS-SSIM", "ms_ssim", "reference"),
         *(
             Metric(
                 f"{function}_{domain}",
@@ -93,26 +112,28 @@ METRICS = {
 
 
 def chosen(text: str | None, reference: bool) -> list[Metric]:
-    """The metrics that ``--metrics`` names, of those that sources or a reference allow, in the order of the table."""
+    """The metrics that ``--metrics`` names, of those that sources or a reference allow, in the order of the table.
+
+    A function's name stands for all metrics that are computed by it, and ``ssim`` with sources for ``ssim_sources``.
+    """
     from hdrops.io import InputError
 
-    missing: Needs = "sources" if reference else "reference"
-    possible = [metric for metric in METRICS.values() if metric.needs != missing]
-    own: Needs = "reference" if reference else "sources"
+    own, other = ("reference", "sources") if reference else ("sources", "reference")
+    possible = [metric for metric in METRICS.values() if metric.needs != other]
+    usual = [metric for metric in possible if metric.needs == own or not reference]
     if text is None:
-        return [m for m in possible if m.standard and (not reference or m.needs == own)]
+        return [metric for metric in usual if metric.standard]
+    if text == "fast":
+        return [metric for metric in usual if metric.fast]
     if text == "all":
         return possible
-    if text == "fast":
-        return [m for m in possible if m.fast and (not reference or m.needs == own)]
-    names = {part.strip().lower().replace("-", "_") for part in text.split(",")}
-    for name in sorted(names):
-        if name not in METRICS:
+    wanted = set()
+    for name in (part.strip().lower().replace("-", "_") for part in text.split(",")):
+        found = {m.name for m in possible if name in (m.name, m.function, m.name.removesuffix("_sources"))}
+        if name in METRICS and not found:
+            raise InputError(f"{name} is measured with --{other}, not with --{own}; leave it out of --metrics")
+        if not found:
             known = ", ".join(metric.name for metric in possible)
             raise InputError(f"--metrics has {name!r}, which is no metric; take all, fast, or some of {known}")
-        if METRICS[name] not in possible:
-            raise InputError(
-                f"{name} measures pictures against {'a reference' if missing == 'reference' else 'sources'}; "
-                f"give --{missing} for it, or leave it out of --metrics"
-            )
-    return [metric for metric in possible if metric.name in names]
+        wanted |= found
+    return [metric for metric in possible if metric.name in wanted]

@@ -20,7 +20,7 @@ def _seconds_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("fuse", "--help")])
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("fuse", "--help"), ("evaluate", "--help")])
 def test_help_is_instant(arguments):
     # Processor time: the wall time of an idle machine, but not that of a busy one.
     best = float("inf")
@@ -33,10 +33,11 @@ def test_help_is_instant(arguments):
     assert best < 0.3
 
 
-@pytest.mark.parametrize("module", ["torch", "numpy", "hdrops", "OpenImageIO"])
+@pytest.mark.parametrize("module", ["torch", "numpy", "hdrops", "OpenImageIO", "matplotlib"])
 def test_help_imports_nothing_heavy(module):
     prelude = f"import sys; sys.modules[{module!r}] = None; "
-    assert _run("fuse", "--help", prelude=prelude).returncode == 0
+    for command in ("fuse", "evaluate"):
+        assert _run(command, "--help", prelude=prelude).returncode == 0
 
 
 @pytest.mark.parametrize("module", ["typer", "rich", "OpenImageIO"])

@@ -356,3 +356,38 @@ def test_codes_refuse_what_is_no_image():
     with pytest.raises(InputError, match="bits=12"):
         to_codes(torch.zeros(3), 12)
     assert to_codes(torch.zeros(0)).shape == (0,)
+
+
+# ---- other files --------------------------------------------------------------------------------------------------
+
+
+def test_encoded_image_is_the_file(tmp_path):
+    for extension in (".png", ".jpg", ".exr"):
+        write_image(tmp_path / f"a{extension}", pixels_for(extension), quality=70)
+        assert writing.encode_image(pixels_for(extension), extension, 70) == (tmp_path / f"a{extension}").read_bytes()
+    with pytest.raises(InputError, match="unknown extension"):
+        writing.encode_image(pixels_for(".png"), ".gif")
+
+
+def test_any_file_is_written_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    writing.write_file(path, b"old")
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writing.os, "fsync", full)
+        with pytest.raises(InputError, match="No space left"):
+            writing.write_file(path, b"new")
+    assert [(file, file.read_bytes()) for file in tmp_path.iterdir()] == [(path, b"old")]
+    writing.write_file(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_places_of_other_files_are_checked(tmp_path):
+    writing.check_place(tmp_path / "a.csv")
+    assert list(tmp_path.iterdir()) == []
+    for path in (tmp_path, tmp_path / "none" / "a.csv", tmp_path / "a\0.csv"):
+        with pytest.raises(InputError):
+            writing.check_place(path)
