@@ -19,7 +19,7 @@ class Metric:
     Attributes:
         name: on the command line and in the CSV file.
         label: in tables and reports.
-        function: in ``hdrops.metrics``.
+        function: in ``module``.
         needs: what it measures a picture against.
         options: keyword arguments of the function.
         higher_is_better: the direction of the metric.
@@ -27,6 +27,7 @@ class Metric:
         standard: whether it is computed unless ``--metrics`` says otherwise.
         fast: whether it belongs to ``--metrics fast``.
         linear: whether it is of pictures of linear light, which have a reference; else of those for display.
+        module: of the function.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Metric:
     standard: bool = True
     fast: bool = True
     linear: bool = False
+    module: str = "hdrops.metrics"
 
     @property
     def arrow(self) -> str:
@@ -46,7 +48,7 @@ class Metric:
 
     def load(self) -> Callable[..., Any]:
         """The function, whose import takes torch."""
-        function: Callable[..., Any] = getattr(importlib.import_module("hdrops.metrics"), self.function)
+        function: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
         return function
 
     @property
@@ -66,10 +68,10 @@ METRICS = {
         Metric("sd", "SD", "standard_deviation", "nothing", digits=3),
         Metric("fmi", "FMI", "fmi", "sources", fast=False),
         Metric("lpc_si", "LPC-SI", "lpc_si", "nothing", fast=False),
-        Metric("s3", "S3", "s3", "nothing", fast=False),
+        Metric("s3", "S3", "s3", "nothing"),
         Metric("piqe", "PIQE", "piqe", "nothing", higher_is_better=False, digits=3),
         Metric("ms_ssim_sources", "MS-SSIM", "ms_ssim_sources", "sources"),
-        Metric("mef_ssim", "MEF-SSIM", "mef_ssim", "sources"),
+        Metric("mef_ssim", "MEF-SSIM", "mef_ssim", "sources", module="hdrops"),
         Metric("qabf", "Qabf", "qabf", "sources"),
         Metric("viff", "VIFF", "viff", "sources", fast=False),
         *(

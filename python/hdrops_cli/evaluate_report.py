@@ -162,7 +162,7 @@ def _provenance(evaluation: Evaluation) -> list[str]:
     lines.append('<div class="scroll"><table class="words"><tbody>')
     for metric in evaluation.metrics:
         stated = ", ".join(f"{key}={value}" for key, value in metric.options.items())
-        call = f"hdrops.metrics.{metric.function}" + (f" ({stated})" if stated else "")
+        call = f"{metric.module}.{metric.function}" + (f" ({stated})" if stated else "")
         lines.append(
             f"<tr><th>{_heading(metric)}</th><td>{_text(metric.convention)}</td><td><code>{_text(call)}</code></td></tr>"
         )

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import shots
 import torch
-from conftest import write_all
 
 import hdrops as package
 from hdrops import metrics
@@ -26,14 +25,19 @@ def bracket(seed, height=64, width=80):
     return sample_bracket(height, width, exposures=3, bits=8, seed=seed)[0]
 
 
+def write_frames(folder, images):
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, image in enumerate(images):
+        write_image(folder / f"{k}.png", image)
+
+
 @pytest.fixture
 def album(tmp_path):
     """Two scenes in a folder each, and the results of two methods, as ``fuse --recursive`` names them."""
     for seed, scene in enumerate(("a/one", "two")):
         folder = tmp_path / "in" / scene
-        folder.mkdir(parents=True)
         images = bracket(seed)
-        write_all(folder, images, ".png")
+        write_frames(folder, images)
         for method, picture in (("fused", package.exposure_fusion(images[None])[0]), ("dark", images[0])):
             target = tmp_path / method / scene / "0_fused.png"
             target.parent.mkdir(parents=True)
@@ -167,7 +171,7 @@ def test_results_may_be_named_after_the_folder(hdrops, album):
 @pytest.mark.parametrize("place", ["elsewhere", "frames"])
 def test_pictures_of_one_folder_of_frames(hdrops, tmp_path, place):
     images = bracket(0)
-    write_all(tmp_path / "frames", images, ".png")
+    write_frames(tmp_path / "frames", images)
     (tmp_path / place).mkdir(exist_ok=True)
     pictures = [tmp_path / place / name for name in ("best.png", "worst.png")]
     for picture, pixels in zip(pictures, images, strict=False):
@@ -280,14 +284,14 @@ def test_no_scene_that_all_have(hdrops, album):
 
 
 def test_sources_without_results_are_said(hdrops, album):
-    write_all(album / "in" / "three", bracket(5), ".png")
+    write_frames(album / "in" / "three", bracket(5))
     code, _, stderr = hdrops("evaluate", album / "fused", "--sources", album / "in", "-o", album / "r.html", *FEW)
     assert (code, stderr) == (0, "warning: 1 folders of images have no result\n")
 
 
 def test_scenes_are_printed_where_few_or_asked_for(hdrops, tmp_path):
     for seed in range(4):
-        write_all(tmp_path / f"{seed}", bracket(seed, 24, 32), ".png")
+        write_frames(tmp_path / f"{seed}", bracket(seed, 24, 32))
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / f"{seed}").rename(tmp_path / "in" / f"{seed}")
         (tmp_path / "out").mkdir(exist_ok=True)
@@ -346,7 +350,7 @@ def test_report_shows_everything(hdrops, album):
 
 def test_names_are_escaped(hdrops, tmp_path):
     odd = "<b>&\"'\n\x1b[1m"
-    write_all(tmp_path / "in", bracket(0), ".png")
+    write_frames(tmp_path / "in", bracket(0))
     (tmp_path / "sources").mkdir()
     (tmp_path / "in").rename(tmp_path / "sources" / odd)
     method = tmp_path / f"{odd} method"
@@ -429,7 +433,7 @@ def test_choice_of_metrics():
 
 def test_all_metrics_have_values(hdrops, tmp_path):
     images = bracket(0, 180, 200)
-    write_all(tmp_path / "frames", images, ".png")
+    write_frames(tmp_path / "frames", images)
     write_image(tmp_path / "x.png", package.exposure_fusion(images[None])[0])
     code, _, stderr = hdrops("evaluate", tmp_path / "x.png", "--sources", tmp_path / "frames", "-o",
                              tmp_path / "r.html", "--metrics", "all")  # fmt: skip
@@ -441,7 +445,7 @@ def test_all_metrics_have_values(hdrops, tmp_path):
 
 def test_metrics_that_a_picture_is_too_small_for(hdrops, tmp_path):
     for name, (height, width) in {"small": (64, 80), "large": (180, 200)}.items():
-        write_all(tmp_path / name, bracket(0, height, width), ".png")
+        write_frames(tmp_path / name, bracket(0, height, width))
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / name).rename(tmp_path / "in" / name)
         (tmp_path / "out").mkdir(exist_ok=True)
