@@ -228,7 +228,7 @@ def _axis(low: float, high: float) -> tuple[float, float, list[float]]:
     """An interval around the values, and round numbers in it."""
     margin = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
     low, high = low - margin, high + margin
-    rough = (high - low) / 4
+    rough = (high - low) / 5  # at least two ticks
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(k for k in (1, 2, 5, 10) if k * power >= rough)
     first = math.ceil(low / step)
@@ -274,9 +274,9 @@ def _scene(evaluation: Evaluation, one: Evaluated, number: int) -> list[str]:
         *(_figure(x.name, one.pictures[x.name]) if x.name in one.pictures else "<div></div>" for x in task.methods),
     ]
     if one.maps:
-        base = "reference" if task.reference else next(iter(one.pictures))
+        words = "|{} − reference|" if task.reference else "{} − " + next(iter(one.pictures))
         lines += [
-            _figure(f"{x.name} − {base}", one.maps[x.name]) if x.name in one.maps else "<div></div>"
+            _figure(words.replace("{}", x.name), one.maps[x.name]) if x.name in one.maps else "<div></div>"
             for x in task.methods
         ]
     lines.append("</div>")

@@ -223,7 +223,7 @@ def test_pictures_against_references(hdrops, references):
     assert re.search(r"^PSNR ↑ +[\d.]+ +∞\*", stdout, re.MULTILINE)
     page = Page(references / "r.html")
     assert "∞" in page.best
-    assert page.images.count("near − reference") == 2
+    assert page.images.count("|near − reference|") == 2
 
 
 def test_linear_light_against_references(hdrops, tmp_path):
@@ -617,7 +617,7 @@ BAD = {
     "no metric": (lambda t: [t / "fused", "-o", t / "r.html", "--sources", t / "in", "--metrics", ""], "''"),
     "psnr": (lambda t: [t / "fused", "-o", t / "r.html", "--sources", t / "in", "--metrics", "psnr"], "--reference"),
     "qabf": (lambda t: [t / "fused", "-o", t / "r.html", "--reference", t / "in", "--metrics", "qabf"], "--sources"),
-    "peak": (lambda t: [t / "fused", "-o", t / "r.html", "--sources", t / "in", "--display-peak", "nan"], "finite"),
+    "peak": (lambda t: [t / "fused", "-o", t / "r.html", "--sources", t / "in", "--display-peak", "nan"], "-peak"),
     "no argument": (lambda t: ["-o", t / "r.html", "--sources", t / "in"], "--help"),
 }  # fmt: skip
 
