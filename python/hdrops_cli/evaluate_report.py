@@ -21,10 +21,10 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --paper: #15181c; --soft: #98a2ad; --line: #363c44;
   --best: #1d3a24; --dot: #6aa6e0; --mean: #f0857c; } }
 @media print { :root { --ink: #000; --paper: #fff; --soft: #444; --line: #bbb; --best: #e4f3e6; --dot: #2f6fb3;
-  --mean: #b3392f; } section { break-inside: avoid; } nav { display: none; } }
+  --mean: #b3392f; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 2rem 4rem; max-width: 100rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
+  font: .95rem/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .2rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
 p, ul { margin: .4rem 0; } .soft, figcaption { color: var(--soft); font-size: .85rem; }
@@ -51,6 +51,9 @@ figcaption { overflow-wrap: anywhere; }
 .scale i { width: 9rem; height: .7rem; display: inline-block; print-color-adjust: exact;
   -webkit-print-color-adjust: exact; }
 nav { columns: 16rem; margin: .5rem 0 1rem; } nav a { display: block; overflow-wrap: anywhere; }
+@page { margin: 12mm; }
+@media print { :root { font-size: 10px; } body { font-size: 1rem; padding: 0; max-width: none; } nav { display: none; }
+  section { break-inside: avoid; } h2 { break-after: avoid; } .plots { grid-template-columns: repeat(3, 1fr); } }
 """
 _WIDTH, _ROW, _TOP, _BOTTOM = 420, 26, 8, 24  # of a plot, in its units
 _LETTERS = 18  # of a method's name in a plot
@@ -274,11 +277,10 @@ def _scene(evaluation: Evaluation, one: Evaluated, number: int) -> list[str]:
         *(_figure(x.name, one.pictures[x.name]) if x.name in one.pictures else "<div></div>" for x in task.methods),
     ]
     if one.maps:
-        words = "|{} − reference|" if task.reference else "{} − " + next(iter(one.pictures))
-        lines += [
-            _figure(words.replace("{}", x.name), one.maps[x.name]) if x.name in one.maps else "<div></div>"
-            for x in task.methods
-        ]
+        base = next(iter(one.pictures))
+        for x in task.methods:
+            caption = f"|{x.name} − reference|" if task.reference else f"{x.name} − {base}"
+            lines.append(_figure(caption, one.maps[x.name]) if x.name in one.maps else "<div></div>")
     lines.append("</div>")
     if one.maps:
         colours, least = (SEQUENTIAL, "0") if task.reference else (DIVERGING, f"−{one.scale:g}")
