@@ -172,7 +172,7 @@ def evaluate(
     results: Annotated[
         list[str],
         typer.Argument(
-            metavar="RESULT...",
+            metavar="RESULT",
             help="A folder of pictures for each method, or a picture; NAME=RESULT names the method otherwise.",
         ),
     ],
@@ -204,7 +204,7 @@ def evaluate(
         Correction, typer.Option(help="What float results are freed from before: a wrong exposure or response.")
     ] = Correction.none,
     jobs: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Scenes at a time; as many as cores otherwise.")
+        int | None, typer.Option(min=1, max=256, help="Scenes at a time; as many as torch has threads otherwise.")
     ] = None,
     debug: Debug = False,
 ) -> None:

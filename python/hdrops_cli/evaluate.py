@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hdrops_cli.evaluate_metrics import Metric, chosen
 from hdrops_cli.evaluate_pictures import DIVERGING, SEQUENTIAL, coloured, jpeg, reduced, scale_of, side_for
 from hdrops_cli.evaluate_scenes import Method, Plan, Scene, methods_of, plan_references, plan_sources
-from hdrops_cli.report import OUT_OF_MEMORY, counting, out_of_memory, printable, say, tell
+from hdrops_cli.report import OUT_OF_MEMORY, counted, counting, out_of_memory, printable, say, tell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +61,7 @@ class Evaluated:
         values: by method and metric; what could not be computed is absent.
         failures: one line each.
         warnings: one line each.
-        depths: pictures of another number of bits than what they are measured against.
+        depths: bits of pictures that are measured against ones of other bits, and those of the latter, by method.
         size: of its pictures, in words.
         against: thumbnails of the frames or the reference, by name.
         pictures: thumbnails of the results, by method.
@@ -73,7 +73,7 @@ class Evaluated:
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    depths: dict[str, str] = field(default_factory=dict)
+    depths: dict[str, tuple[int, int]] = field(default_factory=dict)
     size: str = ""
     against: dict[str, bytes] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
@@ -152,7 +152,7 @@ def run(
         write_file(out, page(evaluation, notes))
         _print(evaluation, per_scene)
     counts = (len(evaluation.scenes), "scene"), (len(methods), "method"), (len(evaluation.metrics), "metric")
-    summary = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts)
+    summary = ", ".join(counted(*count) for count in counts)
     summary += f", {len(failures)} failed" if failures else ""
     say(f"{summary}, {time.perf_counter() - started:.2f} s → {out if evaluation.scenes else 'nothing written'}")
     return 2 if not evaluation.scenes else 1 if failures else 0
@@ -185,13 +185,12 @@ def _evaluate(scenes: Sequence[Scene], task: Task, jobs: int | None) -> list[Eva
     """Measure the scenes, several at a time."""
     import torch
 
-    cores = len(os.sched_getaffinity(0))
-    workers = max(1, min(jobs or cores, len(scenes)))
+    threads = torch.get_num_threads()
+    workers = max(1, min(jobs or threads, len(scenes)))
     side = side_for(sum(min(len(scene.against), _MOST_THUMBNAILS) + 2 * len(scene.results) for scene in scenes))
     room = _Room(_PIXELS_AT_ONCE)
-    threads = torch.get_num_threads()
     # torch counts threads per calling thread: those of a worker are the worker's own.
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, cores // workers),))
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),))
     try:
         futures = [pool.submit(_evaluate_scene, scene, task, side, room) for scene in scenes]
         with counting("evaluating", len(futures)) as advance:
@@ -263,7 +262,7 @@ def _compare(found: Evaluated, task: Task, frames: Tensor, paths: list[Path], si
             found.failures.append(str(error))
             continue
         if picture.pixels.dtype != frames.dtype:
-            found.depths[method.name] = f"{picture.bits}-bit"
+            found.depths[method.name] = (picture.bits, 8 * frames.element_size())
         values, missing = _measured(picture.pixels, frames, task)
         found.warnings += [f"{path}: no {', '.join(labels)}: {reason}" for reason, labels in missing.items()]
         if not values:
@@ -399,29 +398,27 @@ def _summarised(task: Task, evaluated: Sequence[Evaluated]) -> Evaluation:
 
 def _doubts(evaluation: Evaluation, evaluated: Sequence[Evaluated], plan: Plan) -> list[str]:
     """What a reader of the means should know, one line each."""
+    task = evaluation.task
     doubts = []
-    for method in evaluation.task.methods:
-        depths = [one.depths[method.name] for one in evaluated if method.name in one.depths]
-        if depths:
-            other = "the reference" if evaluation.task.reference else "the sources"
+    for method in task.methods:
+        depths = Counter(one.depths[method.name] for one in evaluated if method.name in one.depths)
+        for (own, other), count in depths.items():
+            against = "references" if task.reference else "sources"
             doubts.append(
-                f"{method.name}: {len(depths)} pictures such as {depths[0]} ones have another number of bits than "
-                f"{other}; both are taken as values in [0, 1]"
+                f"{method.name}: {counted(count, 'picture')} of {own} bits against {against} of {other}; "
+                "both are taken as values in [0, 1]"
             )
     if plan.idle:
+        doubts.append(f"no result of {counted(plan.idle, 'reference' if task.reference else 'folder of images')}")
+    shared, scenes = len(evaluation.shared), len(evaluation.scenes)
+    if shared < scenes:
+        lacking = {
+            method.name: sum(method.name not in one.values for one in evaluation.scenes) for method in task.methods
+        }
         doubts.append(
-            f"{plan.idle} {'references' if evaluation.task.reference else 'folders of images'} have no result"
-        )
-    dropped = len(evaluation.scenes) - len(evaluation.shared)
-    if dropped:
-        lacking = [
-            f"{method.name} lacks {count}"
-            for method in evaluation.task.methods
-            if (count := sum(method.name not in one.values for one in evaluation.scenes))
-        ]
-        doubts.append(
-            f"the means are over the {len(evaluation.shared)} scenes of {len(evaluation.scenes)} that all "
-            f"methods have values of ({', '.join(lacking)})"
+            f"the means are over {shared} of {scenes} scenes, those that all methods have values of ("
+            + ", ".join(f"{name} lacks {count}" for name, count in lacking.items() if count)
+            + ")"
         )
     return doubts
 
@@ -463,7 +460,7 @@ def _print(evaluation: Evaluation, per_scene: bool) -> None:
     """The means, and the values of each scene where these are few or asked for."""
     several = len(evaluation.scenes) > 1
     if several:
-        _print_table(f"mean over {len(evaluation.shared)} scenes", evaluation.means, evaluation)
+        _print_table(f"mean over {counted(len(evaluation.shared), 'scene')}", evaluation.means, evaluation)
     if per_scene or len(evaluation.scenes) <= _FEW_SCENES:
         for one in evaluation.scenes:
             _print_table(one.scene.name, one.values, evaluation)

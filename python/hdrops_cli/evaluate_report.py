@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hdrops_cli.evaluate_pictures import DIVERGING, SEQUENTIAL
+from hdrops_cli.report import counted
 
 if TYPE_CHECKING:
     from hdrops_cli.evaluate import Evaluated, Evaluation
@@ -71,7 +72,7 @@ def page(evaluation: Evaluation, notes: Sequence[str]) -> bytes:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{_text(title)}</h1>",
-        f'<p class="soft">{_counted(len(evaluation.scenes), "scene")} against the {what} in {_text(task.folder)}</p>',
+        f'<p class="soft">{counted(len(evaluation.scenes), "scene")} against the {what} in {_text(task.folder)}</p>',
         *_summary(evaluation),
         *_notes(notes),
         *_plots(evaluation),
@@ -88,10 +89,6 @@ def page(evaluation: Evaluation, notes: Sequence[str]) -> bytes:
 
 def _text(value: object) -> str:
     return html.escape("".join(c if c.isprintable() else "�" for c in str(value)))
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------
@@ -127,7 +124,7 @@ def _summary(evaluation: Evaluation) -> list[str]:
     explained = "↑ higher is better, ↓ lower is better" + (", the best in bold" if several else "")
     return [
         "<h2>Summary</h2>",
-        f"<p>Mean over {_counted(count, 'scene')}{dropped}; {explained}.</p>",
+        f"<p>Mean over {counted(count, 'scene')}{dropped}; {explained}.</p>",
         *_table(evaluation.means, evaluation),
     ]
 

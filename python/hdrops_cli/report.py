@@ -90,6 +90,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def counted(number: int, what: str) -> str:
+    """Such as "1 scene" and "2 scenes"; of a noun with an attribute, "2 folders of images"."""
+    noun, space, attribute = what.partition(" ")
+    return f"{number} {noun}{'' if number == 1 else 's'}{space}{attribute}"
+
+
 def tell(line: str) -> None:
     """Print one line on stderr."""
     print(" ".join(line.split()), file=sys.stderr)
