@@ -565,7 +565,7 @@ Extremes<T> blur_image(
   return all;
 }
 
-constexpr int64_t grain = 1 << 15;
+constexpr int64_t grain = 1 << 17;
 
 template <class T>
 void mask_as(const GaussianProblem& p, const Tensor& image, bool invert, const Tensor& out) {

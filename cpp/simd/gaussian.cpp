@@ -85,7 +85,9 @@ inline void load_line(const In* in, T pivot, T* out) {
     typedef float Value __attribute__((vector_size(line_size * sizeof(float))));
     Stored stored;
     std::memcpy(&stored, in, sizeof stored);
-    const Code codes = __builtin_convertvector(stored, Code);
+    // By way of 16 bits, or bytes go through general registers.
+    typedef uint16_t Wider __attribute__((vector_size(line_size * sizeof(uint16_t))));
+    const Code codes = __builtin_convertvector(__builtin_convertvector(stored, Wider), Code);
     const Value values = __builtin_convertvector(codes, Value) - pivot;
     std::memcpy(out, &values, sizeof values);
   } else {
