@@ -754,3 +754,89 @@ def torch_mertens(
         return [eager, Peer("torch.compile", [], "compiling takes a minute: timed in the headline rows only")]
     inductor = [candidate(*kind, True) for kind in kinds]
     return [eager, Peer("torch.compile", inductor, threads=threads, family=family)]
+
+
+# ---- gaussian ------------------------------------------------------------------------------------
+
+
+def opencv_gaussian(image: Tensor, sigma: float, masked: bool, with_out: bool) -> Peer:
+    """``cv2.GaussianBlur`` with the window of 6 sigma + 1 taps, and for the mask ``cv2.normalize``, which finds the
+    extremes and applies them in one more pass each. ``image`` is (1, 1, H, W)."""
+    pixels = image[0, 0].numpy()
+    taps = 2 * round(3 * sigma) + 1
+    kept = np.full_like(pixels, 1) if with_out else None
+    blurred = np.full_like(pixels, 1)
+    top = 255 if pixels.dtype == np.uint8 else 1
+
+    def blur(dst: Array | None) -> Array:
+        return cv2.GaussianBlur(pixels, (taps, taps), sigma, dst=dst, borderType=cv2.BORDER_REFLECT_101)
+
+    def call() -> Array:
+        return cv2.normalize(blur(blurred), kept, 0, top, cv2.NORM_MINMAX) if masked else blur(kept)
+
+    candidates = [
+        Candidate(
+            f"{n} threads",
+            call,
+            lambda array: torch.from_numpy(array)[None, None],
+            functools.partial(cv2.setNumThreads, n),
+        )
+        for n in thread_choices()
+    ]
+    return Peer("OpenCV", candidates, threads=torch.get_num_threads())
+
+
+def _separable(sigma: float, device: str) -> Callable[[Tensor], Tensor]:
+    """The window of 6 sigma + 1 taps as two convolutions of an image mirrored at its borders."""
+    radius = round(3 * sigma)
+    window = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=device) / sigma) ** 2)
+    window = window / window.sum()
+
+    def blur(x: Tensor) -> Tensor:
+        down = F.conv2d(F.pad(x, (0, 0, radius, radius), mode="reflect"), window.view(1, 1, -1, 1))
+        return F.conv2d(F.pad(down, (radius, radius, 0, 0), mode="reflect"), window.view(1, 1, 1, -1))
+
+    return blur
+
+
+def _kornia_blur(sigma: float) -> Callable[[Tensor], Tensor]:
+    import kornia
+
+    taps = 2 * round(3 * sigma) + 1
+    return lambda x: kornia.filters.gaussian_blur2d(x, (taps, taps), (sigma, sigma))
+
+
+def torch_gaussian(
+    image: Tensor, sigma: float, masked: bool, out: Tensor | None, grad: Tensor | None = None
+) -> list[Peer]:
+    """PyTorch eager and compiled, and kornia where it is installed; with ``grad`` forward and backward."""
+    device = image.device.type
+
+    def candidate(blur: Callable[[Tensor], Tensor], compile_it: bool) -> Candidate:
+        def forward(x: Tensor) -> Tensor:
+            value = blur(x if x.is_floating_point() else x.float() * (1 / FULL[x.dtype]))
+            if masked:
+                low, high = value.aminmax()
+                value = (value - low) / (high - low)
+            if x.dtype in FULL:
+                value = value * FULL[x.dtype]
+            elif out is None:
+                return value
+            return _store(value, torch.empty_like(x) if out is None else out)
+
+        function = compiled(forward, device) if compile_it else forward
+
+        def call() -> Tensor:
+            return function(image) if grad is None else torch.autograd.grad(function(image), image, grad)[0]
+
+        return Candidate("separable", call, memory=40.0 * image.numel(), compiles=compile_it)
+
+    threads = torch.get_num_threads()
+    family = f"gaussian {sigma:g}"
+    blur = _separable(sigma, device)
+    kornia = missing("kornia", "kornia") or Peer("kornia", [candidate(_kornia_blur(sigma), False)], threads=threads)
+    return [
+        Peer("torch eager", [candidate(blur, False)], threads=threads),
+        Peer("torch.compile", [candidate(blur, True)], threads=threads, family=family),
+        kornia,
+    ]

@@ -253,7 +253,7 @@ class Filter {
   // The first value of a plane, which all are relative to; 0 where it is not finite.
   T pivot(const char* plane) const {
     T value;
-    loops<T>().load(plane, storage_, 1, T(0), &value);
+    loops<T>().load(plane, storage_, 0, 1, 1, T(0), &value);
     return loops<T>().finite(&value, 1) ? value : T(0);
   }
 
@@ -315,14 +315,24 @@ class Filter {
   void gather(
       const char* plane, T pivot, int64_t strip, int64_t first, int64_t count, T* out) const {
     const int64_t x = strip * line_size, n = std::min(line_size, width_ - x);
-    for (int64_t i = 0; i < count; ++i, out += line_size) {
+    const auto load = [&](int64_t y, int64_t rows, T* to) {
+      if (n < line_size) std::fill(to, to + rows * line_size, T(0));
+      loops<T>().load(plane + (y * width_ + x) * bytes_, storage_, width_, rows, n, pivot, to);
+      for (const int64_t end : {int64_t{0}, height_ - 1}) {
+        if (doubles_ && end >= y && end < y + rows) scale(to + (end - y) * line_size, T(2));
+        if (height_ == 1) break;
+      }
+    };
+    for (int64_t i = 0; i < count;) {
+      T* const to = out + i * line_size;
       const int64_t y = math::border_index(first + i, height_, border_);
-      if (y < 0 || n < line_size) std::fill(out, out + line_size, -pivot);
-      if (y < 0) continue;
-      const char* const from = plane + (y * width_ + x) * bytes_;
-      __builtin_prefetch(from + 256);  // for a later strip
-      loops<T>().load(from, storage_, n, pivot, out);
-      if (doubles_ && at_end(y, height_)) scale(out, T(2));
+      // Rows inside the image follow each other.
+      const int64_t rows = y >= 0 && y == first + i ? std::min(count - i, height_ - y) : 1;
+      if (y < 0)
+        std::fill(to, to + line_size, -pivot);
+      else
+        load(y, rows, to);
+      i += rows;
     }
   }
 
@@ -555,7 +565,7 @@ Extremes<T> blur_image(
   return all;
 }
 
-constexpr int64_t grain = 1 << 15;
+constexpr int64_t grain = 1 << 17;
 
 template <class T>
 void mask_as(const GaussianProblem& p, const Tensor& image, bool invert, const Tensor& out) {
@@ -613,7 +623,7 @@ void mask_gradient_as(const GaussianProblem& p,
         std::vector<T> values(static_cast<size_t>(chunk));
         for (int64_t i = begin; i < end; ++i) {
           const int64_t at = i * chunk, length = std::min(chunk, size - at);
-          loops<T>().load(upstream + at * bytes_of(from), from, length, T(0), values.data());
+          loops<T>().load(upstream + at * bytes_of(from), from, 0, 1, length, T(0), values.data());
           body(i, blurred.get() + at, values.data(), length);
         }
       });

@@ -12,11 +12,19 @@ namespace {
 
 // ---- storage ------------------------------------------------------------------------------------
 
-template <class T>
-void load(const void* row, Storage storage, int64_t n, T scale, T* out) {
-  load_stored(row, storage, n, out);
+template <class T, class In>
+void load_as(const In* row, int64_t n, T scale, T* out) {
+  load_run(row, n, out);
   if (scale == T(1)) return;
   for (int64_t i = 0; i < n; ++i) out[i] *= scale;
+}
+
+void load(const void* row, Storage storage, int64_t n, float scale, float* out) {
+  with_elements(row, storage, [&](auto* in) { load_as(in, n, scale, out); });
+}
+
+void load(const void* row, Storage, int64_t n, double scale, double* out) {
+  load_as(static_cast<const double*>(row), n, scale, out);
 }
 
 // Clamps to [0, 1] but keeps NaN.
@@ -27,7 +35,7 @@ T clamp_unit(T x) {
 }
 
 template <class T, class Out>
-void store_as(const T* row, int64_t n, bool clamp, void* out) {
+void store_as(const T* row, int64_t n, bool clamp, Out* out) {
   constexpr int64_t run_length = 512;
   constexpr T scale = static_cast<T>(full_scale<Out>);
   T run[run_length];
@@ -38,27 +46,16 @@ void store_as(const T* row, int64_t n, bool clamp, void* out) {
     } else {
       for (int64_t i = 0; i < length; ++i) run[i] = row[begin + i] * scale;
     }
-    store_run(run, length, static_cast<Out*>(out) + begin);
+    store_run(run, length, out + begin);
   }
 }
 
 void store(const float* row, Storage storage, int64_t n, bool clamp, void* out) {
-  switch (storage) {
-    case Storage::u8:
-      return store_as<float, uint8_t>(row, n, clamp, out);
-    case Storage::u16:
-      return store_as<float, uint16_t>(row, n, clamp, out);
-    case Storage::f16:
-      return store_as<float, float16_bits>(row, n, clamp, out);
-    case Storage::bf16:
-      return store_as<float, bfloat16_bits>(row, n, clamp, out);
-    default:
-      return store_as<float, float>(row, n, clamp, out);
-  }
+  with_elements(out, storage, [&](auto* to) { store_as(row, n, clamp, to); });
 }
 
 void store(const double* row, Storage, int64_t n, bool clamp, void* out) {
-  store_as<double, double>(row, n, clamp, out);
+  store_as(row, n, clamp, static_cast<double*>(out));
 }
 
 // ---- weights ------------------------------------------------------------------------------------

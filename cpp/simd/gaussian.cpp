@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "hdrops/simd/convert.h"
@@ -72,10 +73,56 @@ inline Vector<T> all(T value) {
 
 // ---- lines --------------------------------------------------------------------------------------
 
-template <class T>
-void load(const void* in, Storage storage, int64_t n, T pivot, T* out) {
-  load_stored(in, storage, n, out);
-  for (int64_t i = 0; i < n; ++i) out[i] -= pivot;
+// How far ahead image rows are fetched, in strips: they are too far apart for the processor to
+// foresee.
+constexpr int64_t strips_ahead = 4;
+
+template <class T, class In>
+inline void load_line(const In* in, T pivot, T* out) {
+  if constexpr (std::is_integral_v<In>) {
+    typedef In Stored __attribute__((vector_size(line_size * sizeof(In))));
+    typedef int32_t Code __attribute__((vector_size(line_size * sizeof(int32_t))));
+    typedef float Value __attribute__((vector_size(line_size * sizeof(float))));
+    Stored stored;
+    std::memcpy(&stored, in, sizeof stored);
+    // By way of 16 bits, or bytes go through general registers.
+    typedef uint16_t Wider __attribute__((vector_size(line_size * sizeof(uint16_t))));
+    const Code codes = __builtin_convertvector(__builtin_convertvector(stored, Wider), Code);
+    const Value values = __builtin_convertvector(codes, Value) - pivot;
+    std::memcpy(out, &values, sizeof values);
+  } else {
+    T values[line_size];
+    load_run(in, line_size, values);
+    for (int64_t i = 0; i < line_size; ++i) out[i] = values[i] - pivot;
+  }
+}
+
+template <class T, class In>
+void load_rows(const In* in, int64_t pitch, int64_t rows, int64_t n, T pivot, T* out) {
+  for (int64_t y = 0; y < rows; ++y, in += pitch, out += line_size) {
+    if (n == line_size) {
+      __builtin_prefetch(in + strips_ahead * line_size);
+      load_line(in, pivot, out);
+    } else {
+      load_run(in, n, out);
+      for (int64_t i = 0; i < n; ++i) out[i] -= pivot;
+    }
+  }
+}
+
+void load(const void* in,
+          Storage storage,
+          int64_t pitch,
+          int64_t rows,
+          int64_t n,
+          float pivot,
+          float* out) {
+  with_elements(in, storage, [&](auto* from) { load_rows(from, pitch, rows, n, pivot, out); });
+}
+
+void load(
+    const void* in, Storage, int64_t pitch, int64_t rows, int64_t n, double pivot, double* out) {
+  load_rows(static_cast<const double*>(in), pitch, rows, n, pivot, out);
 }
 
 // Several outputs at a time keep several sums under way.
@@ -133,9 +180,6 @@ void start_terms(const Cosines& window, const float* in, float* state) {
     store_vector(edges + line_size, load_vector(in - (window.radius + 1) * line_size + part));
   }
 }
-
-// How far ahead image rows are fetched: they are too far apart for the processor to foresee.
-constexpr int64_t strips_ahead = 4;
 
 template <int64_t terms>
 void advance_terms(const Cosines& window,
@@ -300,23 +344,6 @@ void store_rows(const T* in,
   }
 }
 
-// Calls f with a pointer to the element type.
-template <class F>
-void with_storage(Storage storage, void* out, const F& f) {
-  switch (storage) {
-    case Storage::u8:
-      return f(static_cast<uint8_t*>(out));
-    case Storage::u16:
-      return f(static_cast<uint16_t*>(out));
-    case Storage::f16:
-      return f(static_cast<float16_bits*>(out));
-    case Storage::bf16:
-      return f(static_cast<bfloat16_bits*>(out));
-    default:
-      return f(static_cast<float*>(out));
-  }
-}
-
 void store(const float* in,
            int64_t in_stride,
            int64_t rows,
@@ -326,7 +353,7 @@ void store(const float* in,
            Storage storage,
            void* out,
            int64_t out_stride) {
-  with_storage(storage, out, [&](auto* to) {
+  with_elements(out, storage, [&](auto* to) {
     store_rows(in, in_stride, rows, n, offset, scale, to, out_stride);
   });
 }
@@ -444,7 +471,7 @@ void mask(const float* in,
           float scale,
           Storage storage,
           void* out) {
-  with_storage(storage, out, [&](auto* to) { mask_as(in, n, range, scale, to); });
+  with_elements(out, storage, [&](auto* to) { mask_as(in, n, range, scale, to); });
 }
 
 void mask(
@@ -455,7 +482,7 @@ void mask(
 }  // namespace
 
 const GaussianLoops<float> gaussian_loops_f32 = {
-    .load = load<float>,
+    .load = load,
     .convolve = convolve<float>,
     .start = start,
     .advance = advance,
@@ -469,7 +496,7 @@ const GaussianLoops<float> gaussian_loops_f32 = {
 };
 
 const GaussianLoops<double> gaussian_loops_f64 = {
-    .load = load<double>,
+    .load = load,
     .convolve = convolve<double>,
     .start = nullptr,
     .advance = nullptr,

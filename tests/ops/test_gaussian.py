@@ -119,6 +119,21 @@ def test_radius(sigma: float, radius: int, backend: str, device: str) -> None:
         assert float((other - exact).abs().max()) > METHOD_ERROR, "the radius makes no difference here"
 
 
+@pytest.mark.parametrize("reach", [0.2, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 7, 30])
+def test_cpp_cosines_fit_the_window(reach: float) -> None:
+    """The response to a single pixel is the window: its differences sum up to 1e-5 at most."""
+    for sigma in (4.4, 10, 33, 100, 200):
+        radius = max(1, round(reach * sigma))
+        span = min(radius, 1500) + 30
+        image = torch.zeros(1, 1, 1, 2 * span + 1)
+        image[..., span] = 1
+        response = hdrops.gaussian_blur(image, sigma, radius, "zeros", backend="cpp")[0, 0, 0].double()
+        vertical = exact_blur(torch.ones(1, 1, 1, 1), sigma, "zeros", radius).item() ** 0.5
+        exact = exact_blur(image, sigma, "zeros", radius)[0, 0, 0]
+        error = (response - exact).abs().sum() / vertical
+        assert float(error) < 1.5e-5, f"sigma {sigma}, radius {radius}: {float(error):.2g}"
+
+
 def test_equals_opencv(backend: str, device: str) -> None:
     cv2 = pytest.importorskip("cv2")
     borders = {"reflect": cv2.BORDER_REFLECT_101, "symmetric": cv2.BORDER_REFLECT, "replicate": cv2.BORDER_REPLICATE}

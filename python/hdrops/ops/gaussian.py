@@ -34,7 +34,7 @@ def gaussian_blur(
 
     Args:
         image: (N, C, H, W): uint8 or uint16 codes, or floating point of any range. Each channel is filtered alone.
-            NaN and infinities spread no further than their own rows and columns of the same channel.
+            NaN and infinities spread over the window, at most 2 r + 1 pixels square, and no further.
         sigma: standard deviation in pixels, 0.3 to 200.
         radius: r in pixels, >= 1; the paper's window of 6 sigma + 1 taps, r = round(3 sigma), by default.
         border: "reflect" (c b | a b c), "symmetric" (b a | a b c), "replicate" (a a | a b c) or "zeros". Images smaller
@@ -47,7 +47,10 @@ def gaussian_blur(
 
     Returns:
         The blurred image, (N, C, H, W), in the memory format of the image. Differentiable with respect to a
-        floating-point image, as often as wanted.
+        floating-point image, as often as wanted. The result for float64 is exact to rounding. On the CPU that for all
+        other types is within 3e-5 of the image's contrast, its largest less its smallest value: windows of more than
+        12 pixels to either side are sums of 5 to 8 cosines there, fitted to 1e-5 of their sum, so that the time does
+        not depend on sigma; a constant channel keeps its value to the bit.
 
     Raises:
         TypeError: an unsupported dtype of the image or the result.
@@ -89,8 +92,10 @@ def gaussian_mask(
 
     Returns:
         The masks, (N, C, H, W), in [0, 1], in the memory format of the image. The paper leaves the flat image open:
-        its mask is 1 everywhere with and without ``invert``, so that nothing of it is masked. Differentiable with
-        respect to a floating-point image; several pixels at the minimum or maximum share its gradient.
+        its mask is 1 everywhere with and without ``invert``, so that nothing of it is masked. The error of
+        :func:`gaussian_blur` counts relative to the contrast that the blur leaves: masks of photographs are within
+        5e-5. Differentiable with respect to a floating-point image; pixels that are equally the minimum or maximum,
+        to the bit, share its gradient.
 
     Raises:
         TypeError: an unsupported dtype of the image or the result.

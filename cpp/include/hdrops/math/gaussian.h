@@ -13,8 +13,8 @@ namespace hdrops::math {
 // them are left out, so that r may be less than radius.
 template <class T>
 std::vector<double> gaussian_window(double sigma, int64_t radius) {
-  // In units of sigma: the tails beyond hold 1e-11 of the whole for float32, nothing for float64.
-  constexpr double reach = sizeof(T) == 4 ? 7 : 39;
+  // In units of sigma: the tails beyond hold 4e-8 of the whole for float32, nothing for float64.
+  constexpr double reach = sizeof(T) == 4 ? 5.5 : 39;
   const int64_t last = std::min(radius, static_cast<int64_t>(std::ceil(reach * sigma)));
   std::vector<double> taps(static_cast<size_t>(last) + 1);
   double total = 0;

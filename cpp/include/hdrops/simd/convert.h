@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "hdrops/math/common.h"
 #include "hdrops/simd/storage.h"
@@ -119,24 +120,27 @@ inline void store_run(const float* values, int64_t n, float16_bits* out) {
   for (; i < n; ++i) out[i].bits = float_to_half(values[i]);
 }
 
-// n stored values to the arithmetic type, unscaled.
-inline void load_stored(const void* in, Storage storage, int64_t n, float* out) {
+// Calls f with a pointer to elements of a storage type, all but f64 being float32 in arithmetic.
+template <class Void, class F>
+inline void with_elements(Void* memory, Storage storage, const F& f) {
+  const auto as = [&]<class S>(S) {
+    if constexpr (std::is_const_v<Void>)
+      f(static_cast<const S*>(memory));
+    else
+      f(static_cast<S*>(memory));
+  };
   switch (storage) {
     case Storage::u8:
-      return load_run(static_cast<const uint8_t*>(in), n, out);
+      return as(uint8_t{});
     case Storage::u16:
-      return load_run(static_cast<const uint16_t*>(in), n, out);
+      return as(uint16_t{});
     case Storage::f16:
-      return load_run(static_cast<const float16_bits*>(in), n, out);
+      return as(float16_bits{});
     case Storage::bf16:
-      return load_run(static_cast<const bfloat16_bits*>(in), n, out);
+      return as(bfloat16_bits{});
     default:
-      return load_run(static_cast<const float*>(in), n, out);
+      return as(float{});
   }
-}
-
-inline void load_stored(const void* in, Storage, int64_t n, double* out) {
-  load_run(static_cast<const double*>(in), n, out);
 }
 
 }  // namespace

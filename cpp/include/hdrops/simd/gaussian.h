@@ -60,8 +60,10 @@ struct MaskSlopes {
 
 template <class T>
 struct GaussianLoops {
-  // n stored values, `pivot` taken off.
-  void (*load)(const void* in, Storage storage, int64_t n, T pivot, T* out);
+  // n stored values of each of `rows` rows, `pivot` taken off, into one line a row. The pitch from
+  // row to row is in values.
+  void (*load)(
+      const void* in, Storage storage, int64_t pitch, int64_t rows, int64_t n, T pivot, T* out);
 
   // `count` lines of the convolution with taps 0 to radius of a symmetric window; `in` points to
   // the line under its centre.
