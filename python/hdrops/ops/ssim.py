@@ -136,9 +136,11 @@ def _reduced(values: Tensor, reduction: str) -> Tensor:
     return values.mean() if reduction == "mean" else values
 
 
-@torch.compiler.assume_constant_result
 def _taps(window: int, sigma: float | None) -> list[float]:
     return [1 / window] * window if sigma is None else gaussian.window(sigma, window // 2)
+
+
+torch.compiler.assume_constant_result(_taps)  # the compiler would trace each tap as a symbol
 
 
 def _constant(value: Any) -> Any:
