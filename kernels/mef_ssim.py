@@ -406,9 +406,7 @@ def mef_ssim_means_backward(
     c, radius = (k * RANGE) ** 2, len(window) // 2
     coarser: Tensor | None = None
     with on_device(fused):
-        for index, level in reversed(
-            list(enumerate(_levels(fused, bracket, data_range, len(window), border, levels)))
-        ):
+        for index, level in reversed(list(enumerate(_levels(fused, bracket, data_range, len(window), border, levels)))):
             count, height, width, size, blocks = level.arguments(len(window))
             rows, columns = height - size + 1, width - size + 1
             upstream = (grad[:, index].to(wide) / (rows * columns)).contiguous()

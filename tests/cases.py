@@ -461,10 +461,10 @@ def mef_ssim_case(name: str, count: int, *, border: str, weights: tuple[float, .
     levels = len(weights)
 
     def evaluate(x: dict[str, Tensor], **backend: Any) -> Tensor:
-        height, width = x["fused"].shape[-2:]
         value = hdrops.mef_ssim(
             x["fused"], x["bracket"], weights=weights, border=border, reduction="none", **options, **backend
         )
+        height, width = x["fused"].shape[-2:]
         return value * (height * width)
 
     def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:

@@ -111,7 +111,9 @@ def test_equals_the_authors_code() -> None:
     """Within 1e-7 in float64: where textures of two sources cancel, the authors' code compares what rounding leaves."""
 
     def measure(row: golden.Row) -> Tensor:
-        return hdrops.mef_ssim(grey_codes(row.fused).double(), grey_codes(row.bracket).double(), 255.0, reduction="none")
+        return hdrops.mef_ssim(
+            grey_codes(row.fused).double(), grey_codes(row.bracket).double(), 255.0, reduction="none"
+        )
 
     assert golden.deviations("MEF-SSIM", "multiscale", measure).max() < 1e-7
 

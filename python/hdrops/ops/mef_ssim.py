@@ -12,8 +12,7 @@ from torch import Tensor
 
 from hdrops.ops import _arguments, _grey, _providers
 from hdrops.ops._borders import WindowBorder, border_number
-from hdrops.ops.ssim import MS_SSIM_WEIGHTS, Reduction
-from hdrops.reference import gaussian
+from hdrops.ops.ssim import MS_SSIM_WEIGHTS, Reduction, taps
 from hdrops.reference import mef_ssim as reference
 
 # Those of the authors' code: the finest three of MS-SSIM's five, of sum 1.
@@ -99,9 +98,10 @@ def mef_ssim(
             f"an image of {width} x {height} is too small for a window of {window} on {len(weights)} scales: give at "
             f"least {smallest} pixels a side, border='symmetric', or fewer weights"
         )
-    taps = gaussian.window(sigma, window // 2)
     operator = _providers.overload("mef_ssim_means", backend, fused)
-    means = operator(in_grey(fused), in_grey(sources), taps, float(data_range), float(k), number, len(weights))
+    means = operator(
+        in_grey(fused), in_grey(sources), taps(window, sigma), float(data_range), float(k), number, len(weights)
+    )
     # Not clamp(min=0) ** w: its gradient at 0 is infinite, and infinity times 0 is NaN.
     negative = means <= 0
     exponents = torch.tensor(weights, dtype=means.dtype, device=means.device)
@@ -144,9 +144,7 @@ def in_grey(image: Tensor) -> Tensor:
 # ---- fake kernels and autograd -------------------------------------------------------------------------------------
 
 
-def _fake(
-    fused: Tensor, bracket: Tensor, window: Any, data_range: float, k: float, border: int, levels: int
-) -> Tensor:
+def _fake(fused: Tensor, bracket: Tensor, window: Any, data_range: float, k: float, border: int, levels: int) -> Tensor:
     return fused.new_empty((fused.shape[0], levels), dtype=_arguments.compute_dtype(fused))
 
 
