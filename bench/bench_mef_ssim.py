@@ -17,8 +17,8 @@ from hdrops.reference import gaussian
 
 STEPS = (-2.0, 0.0, 2.0)
 PYRAMID = 4 / 3  # pixels on all levels, of those of the finest
-# Per pixel, three sources: 10 products and 4 means under the weighted window, 6 and 3 under the uniform one, each of two
-# axes of 11 taps; then weights and quality.
+# Per pixel, three sources: 10 products and 4 means under the weighted window, 6 and 3 under the uniform one, each of
+# two axes of 11 taps; then weights and quality.
 FLOPS_PER_PIXEL = PYRAMID * (23 * 2 * 2 * 11 + 200)
 
 

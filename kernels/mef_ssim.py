@@ -60,8 +60,8 @@ def _quality(
     STEEP_FROM: tl.constexpr,
     ROUNDING: tl.constexpr,
 ):
-    """Of the windows that begin at ``at``: quality, the inverse of its denominator, shares of the sources in the desired
-    patch, weighted means and the pixels at the centres, about which these are."""
+    """Of the windows that begin at ``at``: quality, the inverse of its denominator, shares of the sources in the
+    desired patch, weighted means and the pixels at the centres, about which these are."""
     zero = tl.zeros([KP, BLOCK], T)
     zeros = tl.zeros([KP, KP, BLOCK], T)
     pivot = _see(sources, fused, at + (window // 2) * (width + 1), k, mask, K, plane, scale, T)
@@ -143,7 +143,7 @@ def means_kernel(
     mask = inside[None, :]
     k = tl.arange(0, KP).to(tl.int64)[:, None]
     plane = height.to(tl.int64) * width
-    quality, inverse, shares, means, pivot = _quality(
+    quality, _inverse, _shares, _means, _pivot = _quality(
         sources + image * K * plane,
         fused + image * plane,
         taps,

@@ -48,12 +48,13 @@ def mef_ssim(
 
         Π_j (mean of Q at scale j)^{w_j}
 
-    each scale half the size of the one before, by means of 2 x 2 pixels, odd sizes repeating their last line; a negative
-    mean counts as 0, whose power is 0 and has a gradient of 0. Constants and borders are those of the authors' code.
+    each scale half the size of the one before, by means of 2 x 2 pixels, odd sizes repeating their last line; a
+    negative mean counts as 0, whose power is 0 and has a gradient of 0. Constants and borders are those of the authors'
+    code.
 
     Args:
-        fused: (N, C, H, W) with 1 or 3 channels: floating point, or uint8 or uint16 codes. Colour becomes grey first, by
-            MATLAB's ``rgb2gray``; of uint8 it is rounded to codes, as there.
+        fused: (N, C, H, W) with 1 or 3 channels: floating point, or uint8 or uint16 codes. Colour becomes grey first,
+            by MATLAB's ``rgb2gray``; of uint8 it is rounded to codes, as there.
         bracket: the sources, (N, K, C, H, W) with K >= 1, of the same dtype, in any order.
         data_range: the range of the values: 1 for images in [0, 1] and for codes, 255 for floats of 0 to 255.
         weights: w_1 ... w_J, finest first; their number is that of the scales, ``(1.0,)`` for the finest alone.
