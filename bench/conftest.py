@@ -26,6 +26,7 @@ PACKAGES = (
     "opencv-python-headless",
     "scikit-image",
     "kornia",
+    "pytorch-msssim",
     "cupy-cuda12x",
     "triton",
 )

@@ -832,3 +832,66 @@ def torch_mef_ssim(fused: Tensor, bracket: Tensor, taps: Tensor, weights: Tensor
         Peer("torch eager", [candidate(False)], threads=threads, family="mef_ssim"),
         Peer("torch.compile", [candidate(True)], threads=threads, family="mef_ssim"),
     ]
+
+
+# ---- ssim: similarity and its gradient -----------------------------------------------------------
+
+
+def msssim(x: Tensor, y: Tensor, several: bool, compile_it: bool) -> list[Peer]:
+    """pytorch-msssim on (1, C, H, W) images, eager and compiled, in both layouts, with the gradients that x and y ask
+    for. Codes and halves are converted to float32 first: its moments need that."""
+    absent = missing("pytorch-msssim", "pytorch_msssim")
+    if absent is not None:
+        return [absent]
+    import pytorch_msssim
+
+    measure = pytorch_msssim.ms_ssim if several else pytorch_msssim.ssim
+    device = x.device.type
+    full = float(FULL.get(x.dtype, 1))
+
+    def forward(x: Tensor, y: Tensor) -> Tensor:
+        return measure(x.float(), y.float(), data_range=full)
+
+    def candidate(layout: str, compiles: bool) -> Candidate:
+        function = compiled(forward, device) if compiles else forward
+        memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        images = [
+            image.detach().contiguous(memory_format=memory_format).requires_grad_(image.requires_grad)
+            for image in (x, y)
+        ]
+        leaves = [image for image in images if image.requires_grad]
+
+        def call() -> tuple[Tensor, ...]:
+            value = function(*images)
+            return torch.autograd.grad(value, leaves) if leaves else (value,)
+
+        memory = (40 if leaves else 20) * 4 * x.numel()
+        return Candidate(layout, call, memory=memory, compiles=compiles)
+
+    layouts = ("contiguous", "channels_last")
+    threads = torch.get_num_threads()
+    family = f"ssim, {several}, {x.requires_grad}"
+    eager = [candidate(layout, False) for layout in layouts]
+    result = [Peer("pytorch-msssim", eager, threads=threads, family=family)]
+    if not compile_it:
+        reason = "compiling takes a minute: timed for ms_ssim on float32 images only"
+        return [*result, Peer("pytorch-msssim, compiled", [], reason)]
+    inductor = [candidate(layout, True) for layout in layouts]
+    return [*result, Peer("pytorch-msssim, compiled", inductor, threads=threads, family=family)]
+
+
+def skimage_ssim(x: Tensor, y: Tensor) -> Peer:
+    """scikit-image's ``structural_similarity`` with the same window, on (H, W, C) arrays."""
+    absent = missing("scikit-image", "skimage")
+    if absent is not None:
+        return absent
+    from skimage.metrics import structural_similarity
+
+    images = hwc(x[0]), hwc(y[0])
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+
+    def call() -> tuple[Tensor, ...]:
+        value = structural_similarity(*images, data_range=FULL.get(x.dtype, 1), channel_axis=-1, **options)
+        return (torch.tensor(float(value)),)
+
+    return Peer("scikit-image", [Candidate("", call, memory=80 * x.numel())], threads=1)

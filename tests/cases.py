@@ -457,7 +457,8 @@ def make_fusion(count: int) -> Callable[[Sequence[int], torch.dtype, torch.Gener
 
 
 def mef_ssim_case(name: str, count: int, *, border: str, weights: tuple[float, ...], **options: Any) -> OpCase:
-    """``mef_ssim`` of ``count`` sources times the number of pixels: see :func:`ssim_case`."""
+    """``mef_ssim`` of ``count`` sources times the number of pixels, as :func:`ssim_case`; over 255, for gradients of
+    the size that those of codes have."""
     levels = len(weights)
 
     def evaluate(x: dict[str, Tensor], **backend: Any) -> Tensor:
@@ -465,7 +466,7 @@ def mef_ssim_case(name: str, count: int, *, border: str, weights: tuple[float, .
             x["fused"], x["bracket"], weights=weights, border=border, reduction="none", **options, **backend
         )
         height, width = x["fused"].shape[-2:]
-        return value * (height * width)
+        return value * (height * width / 255)
 
     def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
         taps = gaussian_reference.window(options.get("sigma", 1.5), options.get("window", 11) // 2)

@@ -40,10 +40,25 @@ def checked_pair(fused: Any, bracket: Any) -> tuple[Tensor, Tensor]:
     return image, sources
 
 
+def check_size(image: Tensor, least: int) -> None:
+    """Raise ValueError if an image (..., H, W) is smaller than a metric's windows."""
+    if min(image.shape[-2:]) < least:
+        height, width = image.shape[-2:]
+        raise ValueError(f"this metric needs images of at least {least} x {least} pixels, got {height} x {width}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError if an argument is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
 def in_255(image: Tensor) -> Tensor:
     """The image in float64 on 0-255: 8-bit codes as they are, 16-bit codes / 257, floats in [0, 1] times 255."""
-    scale = {torch.uint8: 1.0, torch.uint16: 1 / 257}.get(image.dtype, 255.0)
-    return image.to(torch.float64) * scale
+    wide = image.to(torch.float64)
+    if image.dtype == torch.uint8:
+        return wide
+    return wide / 257 if image.dtype == torch.uint16 else wide * 255
 
 
 def grey(image: Tensor) -> Tensor:
@@ -61,13 +76,24 @@ def grey(image: Tensor) -> Tensor:
 def by_color(metric: Callable[..., Tensor], color: Color, *images: Tensor) -> Tensor:
     """``metric`` on single-channel float64 images of 0-255: on grey, or on each channel and then their mean.
 
-    ``metric`` takes one (..., 1, H, W) tensor for each of ``images`` and gives (N,).
+    ``metric`` takes one (..., 1, H, W) tensor for each of ``images`` and gives (N,). The value of a batch member that
+    has NaN or infinities in any of its images is NaN. Values carry no gradient.
     """
-    if color not in get_args(Color):
-        raise ValueError(f"color must be 'grey' or 'mean', got {color!r}")
-    if color == "grey":
-        return metric(*(grey(image) for image in images))
-    wide = [in_255(image) for image in images]
-    channels = wide[0].shape[-3]
-    values = [metric(*(image[..., c : c + 1, :, :] for image in wide)) for c in range(channels)]
-    return torch.stack(values).mean(0)
+    check_choice("color", color, get_args(Color))
+    with torch.no_grad():
+        if color == "grey":
+            value = metric(*(grey(image) for image in images))
+        else:
+            channels = range(images[0].shape[-3])
+            value = torch.stack([metric(*(in_255(image[..., c : c + 1, :, :]) for image in images)) for c in channels])
+            value = value.mean(0)
+        for image in images:
+            if image.is_floating_point():
+                value = value.masked_fill(~image.isfinite().flatten(1).all(1), torch.nan)
+    return value
+
+
+def one_by_one(metric: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+    """``metric`` of each member of the batches, (N,); what it makes on the way is then never larger than for one."""
+    values = [metric(*members) for members in zip(*batches, strict=True)]
+    return torch.stack(values) if values else batches[0].new_zeros(0)

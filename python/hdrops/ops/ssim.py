@@ -138,12 +138,14 @@ def _reduced(values: Tensor, reduction: str) -> Tensor:
 
 def taps(window: int, sigma: float | None) -> list[float]:
     """Those of a Gaussian window, or of a uniform one."""
-    return _taps(_constant(window), _constant(sigma))
+    return list(_taps(_constant(window), _constant(sigma)))
 
 
-@torch.compiler.assume_constant_result
 def _taps(window: int, sigma: float | None) -> list[float]:
     return [1 / window] * window if sigma is None else gaussian.window(sigma, window // 2)
+
+
+torch.compiler.assume_constant_result(_taps)  # the compiler would trace each tap as a symbol
 
 
 def _constant(value: Any) -> Any:

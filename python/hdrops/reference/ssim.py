@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hdrops.reference._autograd import differentiable
-from hdrops.reference._windows import SYMMETRIC, ZEROS, filter_window, pad_rows
+from hdrops.reference._windows import SYMMETRIC, VALID, ZEROS, filter_window, pad_rows
 from hdrops.reference.imf import FULL_SCALE
 
 
@@ -35,14 +35,19 @@ def level_means(
     x: Tensor, y: Tensor, window: Sequence[float], c1: float, c2: float, covariance: float, border: int
 ) -> Tensor:
     """Means of the map and of its contrast-structure factor over the window's positions: (N, C, 2)."""
+    radius = 0 if border == VALID else len(window) // 2
+
+    def padded(image: Tensor) -> Tensor:
+        rows = pad_rows(image, radius, radius, border)
+        return pad_rows(rows.mT, radius, radius, border).mT
+
+    def weigh(image: Tensor) -> Tensor:
+        return filter_window(image, window, VALID)
+
+    x, y = padded(x), padded(y)
     # Moments about the image's own mean: E[x²] - µ² of bright flat areas would be lost to rounding.
     pivot_x, pivot_y = (image.mean((-2, -1), keepdim=True).detach() for image in (x, y))
     dx, dy = x - pivot_x, y - pivot_y
-    if border == ZEROS:  # the pivot would stand beyond the border, where there are zeros
-        dx, dy, pivot_x, pivot_y = x, y, torch.zeros_like(pivot_x), torch.zeros_like(pivot_y)
-
-    def weigh(image: Tensor) -> Tensor:
-        return filter_window(image, window, border)
 
     mean_x, mean_y = weigh(dx), weigh(dy)
     var_x = covariance * (weigh(dx * dx) - mean_x * mean_x)
