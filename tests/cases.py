@@ -514,7 +514,7 @@ CASES = [
     ssim_case("ms_ssim-zeros", (0.5, 0.5), "zeros", border="replicate", window=5),
     mef_ssim_case("mef_ssim", 3, border="symmetric", weights=(0.1, 0.4, 0.5)),
     mef_ssim_case("mef_ssim-one", 1, border="zeros", window=7, weights=(1.0,)),
-    mef_ssim_case("mef_ssim-many", 5, border="reflect", window=5, sigma=1.0, k=0.1, weights=(0.5, 0.5)),
+    mef_ssim_case("mef_ssim-many", 6, border="reflect", window=5, sigma=1.0, k=0.1, weights=(0.5, 0.5)),
     OpCase(
         name="estimate_imf",
         operator="estimate_imf",
