@@ -65,7 +65,16 @@ class Ssim {
   Ssim(const SsimProblem& problem, const Tensor& x, const Tensor& y)
       : problem_(problem), planes_(problem.n * problem.c) {
     const Storage storage = storage_of(x.scalar_type());
-    for (const double tap : problem.window) taps_.push_back(static_cast<T>(tap));
+    // The middle tap takes the rounding of the others: a sum that is not that of the window would
+    // leave flat areas a variance.
+    double total = 0, rounded = 0;
+    for (const double tap : problem.window) {
+      taps_.push_back(static_cast<T>(tap));
+      total += tap;
+      rounded += static_cast<double>(taps_.back());
+    }
+    T& middle = taps_[taps_.size() / 2];
+    middle = static_cast<T>(static_cast<double>(middle) + (total - rounded));
     window_ = {taps_.data(),
                static_cast<int64_t>(taps_.size()),
                problem.border,

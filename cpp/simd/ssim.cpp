@@ -411,7 +411,8 @@ class Sweep {
     const int64_t top = tile_.top - margin + first;
     const int64_t begin = std::max<int64_t>(top, 0);
     const int64_t end = std::min(top + block, planes_.height);
-    int64_t at = (begin * planes_.width + std::max<int64_t>(tile_.left - margin + column, 0)) * bytes;
+    int64_t at =
+        (begin * planes_.width + std::max<int64_t>(tile_.left - margin + column, 0)) * bytes;
     for (int64_t row = begin; row < end; ++row, at += planes_.width * bytes) {
       __builtin_prefetch(static_cast<const char*>(planes_.x) + at);
       __builtin_prefetch(static_cast<const char*>(planes_.y) + at);

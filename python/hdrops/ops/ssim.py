@@ -145,11 +145,8 @@ def _taps(window: int, sigma: float | None) -> list[float]:
     return [1 / window] * window if sigma is None else gaussian.window(sigma, window // 2)
 
 
-torch.compiler.assume_constant_result(_taps)  # the compiler would trace each tap as a symbol
-
-
 def _constant(value: Any) -> Any:
-    """A number as it is, where the compiler traces it as a symbol: each window is compiled by itself."""
+    """A number itself where the compiler has made it a symbol: taps of symbols do not compile."""
     if value is None or not torch.compiler.is_compiling():
         return value
     from torch.fx.experimental.symbolic_shapes import guard_scalar
