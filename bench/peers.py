@@ -842,6 +842,83 @@ def torch_gaussian(
     ]
 
 
+# ---- mef_ssim ------------------------------------------------------------------------------------
+
+
+def _windowed(planes: Tensor, taps: Tensor) -> Tensor:
+    """The separable window of planes (..., H, W) at valid positions."""
+    shape = planes.shape
+    flat = planes.reshape(-1, 1, *shape[-2:])
+    rows = torch.nn.functional.conv2d(flat, taps.view(1, 1, 1, -1))
+    result = torch.nn.functional.conv2d(rows, taps.view(1, 1, -1, 1))
+    return result.view(*shape[:-2], *result.shape[-2:])
+
+
+def composed_mef_ssim(fused: Tensor, sources: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    """The equations of MEF-SSIM by convolutions, for fused (H, W) and sources (K, H, W) on 0 to 255."""
+    count, size = sources.shape[0], taps.numel()
+    uniform = torch.full_like(taps, 1 / size)
+    upper = torch.triu_indices(count, count)
+    c = (0.03 * 255) ** 2
+    values = []
+    for level in range(weights.numel()):
+        if level:
+            both = torch.cat([sources, fused[None]])[None]
+            both = torch.nn.functional.pad(both, (0, both.shape[-1] % 2, 0, both.shape[-2] % 2), mode="replicate")
+            both = torch.nn.functional.avg_pool2d(both, 2)[0]
+            sources, fused = both[:-1], both[-1]
+        products = sources[upper[0]] * sources[upper[1]]
+        with torch.no_grad():
+            means, squares = _windowed(sources, uniform), _windowed(products, uniform)
+            energies = size**2 * (squares - means[upper[0]] * means[upper[1]])
+            diagonal = upper[0] == upper[1]
+            norms = energies[diagonal].clamp(min=0).sqrt()
+            both_ways = torch.where(diagonal, 1.0, 2.0).view(-1, 1, 1)
+            whole = (both_ways * energies).sum(0).clamp(min=0).sqrt()
+            consistency = (whole / norms.sum(0).clamp(min=1e-6)).clamp(0, 0.9366)
+            contrasts = norms + 0.001
+            powers = torch.tan(math.pi / 2 * consistency) * (contrasts / size).log()
+            shares = torch.softmax(powers, 0) / contrasts
+            pairs = both_ways * shares[upper[0]] * shares[upper[1]]
+            norm = (pairs * energies).sum(0).clamp(min=1e-6).sqrt()
+            shares = shares * (contrasts.amax(0) / norm)
+            pairs = both_ways * shares[upper[0]] * shares[upper[1]]
+            means = _windowed(sources, taps)
+            among = _windowed(products, taps) - means[upper[0]] * means[upper[1]]
+            desired = (pairs * among).sum(0).clamp(min=0)
+        seen = _windowed(torch.cat([fused[None], (fused * fused)[None], sources * fused]), taps)
+        covariance = (shares * (seen[2:] - means * seen[0])).sum(0)
+        quality = (2 * covariance + c) / (desired + seen[1] - seen[0] * seen[0] + c)
+        values.append(quality.mean())
+    return (torch.stack(values).clamp(min=1e-6) ** weights).prod()
+
+
+def torch_mef_ssim(fused: Tensor, bracket: Tensor, taps: Tensor, weights: Tensor, backward: bool) -> list[Peer]:
+    """The composition, eager and compiled; with ``backward`` forward and backward."""
+    device = fused.device.type
+    taps, weights = taps.to(device, fused.dtype), weights.to(device, fused.dtype)
+    image, sources = 255 * fused[0, 0].detach(), 255 * bracket[0, :, 0]
+
+    def candidate(compile_it: bool) -> Candidate:
+        function = compiled(composed_mef_ssim, device, fullgraph=False) if compile_it else composed_mef_ssim
+        x = image.clone().requires_grad_(backward)
+
+        def call() -> Tensor:
+            value = function(x, sources, taps, weights)
+            return torch.autograd.grad(value, x)[0] if backward else value
+
+        def result(value: Tensor) -> Tensor:
+            return 255 * value[None, None] if backward else value
+
+        return Candidate("separable", call, result, memory=400 * bracket.numel(), compiles=compile_it)
+
+    threads = torch.get_num_threads()
+    return [
+        Peer("torch eager", [candidate(False)], threads=threads, family="mef_ssim"),
+        Peer("torch.compile", [candidate(True)], threads=threads, family="mef_ssim"),
+    ]
+
+
 # ---- ssim: similarity and its gradient -----------------------------------------------------------
 
 

@@ -60,8 +60,8 @@ def _quality(
     STEEP_FROM: tl.constexpr,
     ROUNDING: tl.constexpr,
 ):
-    """Of the windows that begin at ``at``: quality, the inverse of its denominator, shares of the sources in the desired
-    patch, weighted means and the pixels at the centres, about which these are."""
+    """Of the windows that begin at ``at``: quality, the inverse of its denominator, shares of the sources in the
+    desired patch, weighted means and the pixels at the centres, about which these are."""
     zero = tl.zeros([KP, BLOCK], T)
     zeros = tl.zeros([KP, KP, BLOCK], T)
     pivot = _see(sources, fused, at + (window // 2) * (width + 1), k, mask, K, plane, scale, T)
@@ -143,7 +143,7 @@ def means_kernel(
     mask = inside[None, :]
     k = tl.arange(0, KP).to(tl.int64)[:, None]
     plane = height.to(tl.int64) * width
-    quality, inverse, shares, means, pivot = _quality(
+    quality, _inverse, _shares, _means, _pivot = _quality(
         sources + image * K * plane,
         fused + image * plane,
         taps,
@@ -406,9 +406,7 @@ def mef_ssim_means_backward(
     c, radius = (k * RANGE) ** 2, len(window) // 2
     coarser: Tensor | None = None
     with on_device(fused):
-        for index, level in reversed(
-            list(enumerate(_levels(fused, bracket, data_range, len(window), border, levels)))
-        ):
+        for index, level in reversed(list(enumerate(_levels(fused, bracket, data_range, len(window), border, levels)))):
             count, height, width, size, blocks = level.arguments(len(window))
             rows, columns = height - size + 1, width - size + 1
             upstream = (grad[:, index].to(wide) / (rows * columns)).contiguous()

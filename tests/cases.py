@@ -457,15 +457,16 @@ def make_fusion(count: int) -> Callable[[Sequence[int], torch.dtype, torch.Gener
 
 
 def mef_ssim_case(name: str, count: int, *, border: str, weights: tuple[float, ...], **options: Any) -> OpCase:
-    """``mef_ssim`` of ``count`` sources times the number of pixels: see :func:`ssim_case`."""
+    """``mef_ssim`` of ``count`` sources times the number of pixels, as :func:`ssim_case`; over 255, for gradients of
+    the size that those of codes have."""
     levels = len(weights)
 
     def evaluate(x: dict[str, Tensor], **backend: Any) -> Tensor:
-        height, width = x["fused"].shape[-2:]
         value = hdrops.mef_ssim(
             x["fused"], x["bracket"], weights=weights, border=border, reduction="none", **options, **backend
         )
-        return value * (height * width)
+        height, width = x["fused"].shape[-2:]
+        return value * (height * width / 255)
 
     def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
         taps = gaussian_reference.window(options.get("sigma", 1.5), options.get("window", 11) // 2)
@@ -513,7 +514,7 @@ CASES = [
     ssim_case("ms_ssim-zeros", (0.5, 0.5), "zeros", border="replicate", window=5),
     mef_ssim_case("mef_ssim", 3, border="symmetric", weights=(0.1, 0.4, 0.5)),
     mef_ssim_case("mef_ssim-one", 1, border="zeros", window=7, weights=(1.0,)),
-    mef_ssim_case("mef_ssim-many", 5, border="reflect", window=5, sigma=1.0, k=0.1, weights=(0.5, 0.5)),
+    mef_ssim_case("mef_ssim-many", 6, border="reflect", window=5, sigma=1.0, k=0.1, weights=(0.5, 0.5)),
     OpCase(
         name="estimate_imf",
         operator="estimate_imf",

@@ -132,6 +132,8 @@ void along(const T* row, const MefSsimTile<T>& tile, T* __restrict__ out) {
   }
 }
 
+// Rows of scratch do not overlap: no dependence keeps the loops over them from being vectorised.
+
 // ---- one row of positions -----------------------------------------------------------------------
 
 // Rows of scratch by what they hold; pairs (i, j), i <= j, of sources come before those with fused.
@@ -196,6 +198,7 @@ void centre_covariances(const Rows<T>& rows, int64_t width) {
       const T* __restrict__ a = rows.mean(i);
       const T* __restrict__ b = rows.mean(j);
       T* __restrict__ covariance = rows.covariance(i, j);
+#pragma GCC ivdep
       for (int64_t x = 0; x < width; ++x) covariance[x] -= a[x] * b[x];
     }
   }
@@ -214,6 +217,7 @@ void desired(const Rows<T>& rows, int64_t width) {
   T* __restrict__ exponent = rows.spare(3);  // p
   T* __restrict__ largest = rows.spare(4);   // logarithm of a weight
   T* __restrict__ contrast = rows.spare(5);  // the largest
+#pragma GCC ivdep
   for (int64_t x = 0; x < width; ++x) {
     gross[x] = total[x] = whole[x] = contrast[x] = T(0);
     largest[x] = std::numeric_limits<T>::lowest();
@@ -224,6 +228,7 @@ void desired(const Rows<T>& rows, int64_t width) {
       const T* __restrict__ b = rows.sum(j);
       T* __restrict__ energy = rows.energy(i, j);
       if (i < j) {
+#pragma GCC ivdep
         for (int64_t x = 0; x < width; ++x) {
           energy[x] = math::mef_energy(energy[x], a[x], b[x], n, inverse_n);
           whole[x] += T(2) * energy[x];
@@ -232,6 +237,7 @@ void desired(const Rows<T>& rows, int64_t width) {
       }
       T* __restrict__ norm = rows.norm(j);
       T* __restrict__ root = rows.share(j);
+#pragma GCC ivdep
       for (int64_t x = 0; x < width; ++x) {
         root[x] = std::sqrt(energy[x]);
         energy[x] = math::mef_energy(energy[x], a[x], a[x], n, inverse_n);
@@ -241,36 +247,44 @@ void desired(const Rows<T>& rows, int64_t width) {
       }
     }
   }
+#pragma GCC ivdep
   for (int64_t x = 0; x < width; ++x) {
     const T p = tangent_of_quarters(math::mef_consistency(whole[x], total[x]));
     exponent[x] = p < T(math::mef_steepest) ? p : T(math::mef_steepest);
   }
+  T* __restrict__ even = total;  // epsilon, by which all weights come nearer to each other
   // Weights are powers of contrasts; relative to the largest, for the tenth power leaves the range
   // of float32. Their sum would go out of the gain again.
   for (int64_t k = 0; k < sources; ++k) {
     T* __restrict__ norm = rows.norm(k);
+#pragma GCC ivdep
     for (int64_t x = 0; x < width; ++x) {
       const T here = norm[x] + T(math::mef_contrast_floor);
       contrast[x] = here > contrast[x] ? here : contrast[x];
       norm[x] = here;
     }
   }
-  for (int64_t x = 0; x < width; ++x) largest[x] = exponent[x] * logarithm(contrast[x] * per_norm);
+#pragma GCC ivdep
+  for (int64_t x = 0; x < width; ++x) {
+    largest[x] = exponent[x] * logarithm(contrast[x] * per_norm);
+    const T above = T(math::mef_lowest) + largest[x];
+    even[x] = T(math::mef_epsilon) * exp_negative(above > T(0) ? -above : T(0)) *
+              T(math::mef_lowest_power);
+  }
   for (int64_t k = 0; k < sources; ++k) {
     const T* __restrict__ norm = rows.norm(k);
     T* __restrict__ share = rows.share(k);
+#pragma GCC ivdep
     for (int64_t x = 0; x < width; ++x) {
       const T below = exponent[x] * logarithm(norm[x] * per_norm) - largest[x];
-      const T floor = T(math::mef_lowest) + largest[x];
-      const T even = T(math::mef_epsilon) * exp_negative(floor > T(0) ? -floor : T(0)) *
-                     T(math::mef_lowest_power);
-      const T weight = exp_negative(below < T(0) ? below : T(0)) + even;
+      const T weight = exp_negative(below < T(0) ? below : T(0)) + even[x];
       const T part = weight / norm[x];
       gross[x] += part * share[x];
       share[x] = part;
     }
   }
   T* __restrict__ squared = whole;
+#pragma GCC ivdep
   for (int64_t x = 0; x < width; ++x) squared[x] = T(0);
   for (int64_t j = 0; j < sources; ++j) {
     for (int64_t i = 0; i <= j; ++i) {
@@ -278,13 +292,16 @@ void desired(const Rows<T>& rows, int64_t width) {
       const T* __restrict__ b = rows.share(j);
       const T* __restrict__ energy = rows.energy(i, j);
       const T times = i < j ? T(2) : T(1);
+#pragma GCC ivdep
       for (int64_t x = 0; x < width; ++x) squared[x] += times * a[x] * b[x] * energy[x];
     }
   }
+#pragma GCC ivdep
   for (int64_t x = 0; x < width; ++x)
     squared[x] = math::mef_gain(squared[x], gross[x] * gross[x], contrast[x]);
   for (int64_t k = 0; k < sources; ++k) {
     T* __restrict__ share = rows.share(k);
+#pragma GCC ivdep
     for (int64_t x = 0; x < width; ++x) share[x] *= squared[x];
   }
 }
@@ -305,20 +322,24 @@ void quality_row(const Rows<T>& rows, int64_t y) {
   T* __restrict__ inverse = rows.spare(1);
   T* __restrict__ covariance = rows.spare(2);
   T* __restrict__ variance = rows.spare(3);  // of the desired patch
+#pragma GCC ivdep
   for (int64_t x = 0; x < width; ++x) covariance[x] = variance[x] = T(0);
   for (int64_t j = 0; j < sources; ++j) {
     const T* __restrict__ b = rows.share(j);
     const T* __restrict__ with_fused = rows.covariance(j, sources);
+#pragma GCC ivdep
     for (int64_t x = 0; x < width; ++x) covariance[x] += b[x] * with_fused[x];
     for (int64_t i = 0; i <= j; ++i) {
       const T* __restrict__ a = rows.share(i);
       const T* __restrict__ among = rows.covariance(i, j);
       const T times = i < j ? T(2) : T(1);
+#pragma GCC ivdep
       for (int64_t x = 0; x < width; ++x) variance[x] += times * a[x] * b[x] * among[x];
     }
   }
   const T* __restrict__ fused = rows.covariance(sources, sources);
   const T c = tile.c;
+#pragma GCC ivdep
   for (int64_t x = 0; x < width; ++x) {
     const auto q = math::mef_quality(covariance[x], variance[x], fused[x], c);
     value[x] = q.value;
@@ -331,6 +352,7 @@ void quality(const MefSsimTile<T>& tile, int64_t y, T* scratch, double* __restri
   const Rows<T> rows{tile, scratch};
   quality_row(rows, y);
   const T* __restrict__ value = rows.spare(0);
+#pragma GCC ivdep
   for (int64_t x = 0; x < tile.width; ++x) sums[x] += static_cast<double>(value[x]);
 }
 
@@ -345,6 +367,7 @@ void slopes(const MefSsimTile<T>& tile, int64_t y, T upstream, T* scratch, int64
   T* __restrict__ by_fused = constant + plane;
   const T* __restrict__ fused = rows.mean(sources);
   const T twice = T(2) * upstream;
+#pragma GCC ivdep
   for (int64_t x = 0; x < width; ++x) {
     by_fused[x] = twice * value[x] * inverse[x];
     constant[x] = by_fused[x] * fused[x];
@@ -353,6 +376,7 @@ void slopes(const MefSsimTile<T>& tile, int64_t y, T upstream, T* scratch, int64
     T* __restrict__ by_source = out + k * plane;
     const T* __restrict__ share = rows.share(k);
     const T* __restrict__ mean = rows.mean(k);
+#pragma GCC ivdep
     for (int64_t x = 0; x < width; ++x) {
       by_source[x] = twice * share[x] * inverse[x];
       constant[x] -= by_source[x] * mean[x];

@@ -16,7 +16,7 @@ from hdrops.losses import MEFSSIMLoss
 from hdrops.reference import gaussian
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "metrics"))
-import golden  # noqa: E402
+import golden
 
 EPS = 2.0**-52
 
@@ -111,7 +111,9 @@ def test_equals_the_authors_code() -> None:
     """Within 1e-7 in float64: where textures of two sources cancel, the authors' code compares what rounding leaves."""
 
     def measure(row: golden.Row) -> Tensor:
-        return hdrops.mef_ssim(grey_codes(row.fused).double(), grey_codes(row.bracket).double(), 255.0, reduction="none")
+        return hdrops.mef_ssim(
+            grey_codes(row.fused).double(), grey_codes(row.bracket).double(), 255.0, reduction="none"
+        )
 
     assert golden.deviations("MEF-SSIM", "multiscale", measure).max() < 1e-7
 
@@ -197,7 +199,8 @@ def test_nan_and_infinity_stay_in_their_image(where: str, number: float, backend
     images[where][0, ..., 4, 4] = number
     images["fused"].requires_grad_()
     values = hdrops.mef_ssim(**images, weights=(1.0,), window=5, reduction="none", backend=backend)
-    assert values[0].isnan() and values[1] == expected[1]
+    assert values[0].isnan()
+    assert values[1] == expected[1]
     grad = torch.autograd.grad(values.sum(), images["fused"])[0]
     assert grad[1].isfinite().all()
 

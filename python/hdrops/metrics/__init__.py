@@ -21,6 +21,7 @@ from hdrops.metrics.piqe import piqe
 from hdrops.metrics.sharpness import lpc_si, s3
 from hdrops.metrics.single_image import match_exposure, match_response
 from hdrops.metrics.structural import ms_ssim_sources, ssim_sources
+from hdrops.ops.mef_ssim import mef_ssim
 
 __all__ = [
     "Accumulator",
@@ -37,6 +38,7 @@ __all__ = [
     "lpc_si",
     "match_exposure",
     "match_response",
+    "mef_ssim",
     "ms_ssim",
     "ms_ssim_sources",
     "mu_law_decode",

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from hdrops.ops import _arguments, _grey, _providers
 from hdrops.ops._borders import WindowBorder, border_number
-from hdrops.ops.ssim import MS_SSIM_WEIGHTS, Reduction
-from hdrops.reference import gaussian
+from hdrops.ops.ssim import MS_SSIM_WEIGHTS, Reduction, taps
 from hdrops.reference import mef_ssim as reference
 
 # Those of the authors' code: the finest three of MS-SSIM's five, of sum 1.
@@ -49,12 +48,13 @@ def mef_ssim(
 
         Π_j (mean of Q at scale j)^{w_j}
 
-    each scale half the size of the one before, by means of 2 x 2 pixels, odd sizes repeating their last line; a negative
-    mean counts as 0, whose power is 0 and has a gradient of 0. Constants and borders are those of the authors' code.
+    each scale half the size of the one before, by means of 2 x 2 pixels, odd sizes repeating their last line; a
+    negative mean counts as 0, whose power is 0 and has a gradient of 0. Constants and borders are those of the authors'
+    code.
 
     Args:
-        fused: (N, C, H, W) with 1 or 3 channels: floating point, or uint8 or uint16 codes. Colour becomes grey first, by
-            MATLAB's ``rgb2gray``; of uint8 it is rounded to codes, as there.
+        fused: (N, C, H, W) with 1 or 3 channels: floating point, or uint8 or uint16 codes. Colour becomes grey first,
+            by MATLAB's ``rgb2gray``; of uint8 it is rounded to codes, as there.
         bracket: the sources, (N, K, C, H, W) with K >= 1, of the same dtype, in any order.
         data_range: the range of the values: 1 for images in [0, 1] and for codes, 255 for floats of 0 to 255.
         weights: w_1 ... w_J, finest first; their number is that of the scales, ``(1.0,)`` for the finest alone.
@@ -99,9 +99,10 @@ def mef_ssim(
             f"an image of {width} x {height} is too small for a window of {window} on {len(weights)} scales: give at "
             f"least {smallest} pixels a side, border='symmetric', or fewer weights"
         )
-    taps = gaussian.window(sigma, window // 2)
     operator = _providers.overload("mef_ssim_means", backend, fused)
-    means = operator(in_grey(fused), in_grey(sources), taps, float(data_range), float(k), number, len(weights))
+    means = operator(
+        in_grey(fused), in_grey(sources), taps(window, sigma), float(data_range), float(k), number, len(weights)
+    )
     # Not clamp(min=0) ** w: its gradient at 0 is infinite, and infinity times 0 is NaN.
     negative = means <= 0
     exponents = torch.tensor(weights, dtype=means.dtype, device=means.device)
@@ -144,9 +145,7 @@ def in_grey(image: Tensor) -> Tensor:
 # ---- fake kernels and autograd -------------------------------------------------------------------------------------
 
 
-def _fake(
-    fused: Tensor, bracket: Tensor, window: Any, data_range: float, k: float, border: int, levels: int
-) -> Tensor:
+def _fake(fused: Tensor, bracket: Tensor, window: Any, data_range: float, k: float, border: int, levels: int) -> Tensor:
     return fused.new_empty((fused.shape[0], levels), dtype=_arguments.compute_dtype(fused))
 
 

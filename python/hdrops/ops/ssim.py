@@ -136,6 +136,11 @@ def _reduced(values: Tensor, reduction: str) -> Tensor:
     return values.mean() if reduction == "mean" else values
 
 
+def taps(window: int, sigma: float | None) -> list[float]:
+    """Those of a Gaussian window, or of a uniform one."""
+    return list(_taps(_constant(window), _constant(sigma)))
+
+
 def _taps(window: int, sigma: float | None) -> list[float]:
     return [1 / window] * window if sigma is None else gaussian.window(sigma, window // 2)
 
@@ -196,7 +201,7 @@ def _checked(
         )
     covariance = window**2 / (window**2 - 1) if unbiased else 1.0
     c1, c2 = ((value * data_range) ** 2 for value in k)
-    return x, y, _taps(_constant(window), _constant(sigma)), c1, c2, covariance, number
+    return x, y, taps(window, sigma), c1, c2, covariance, number
 
 
 # ---- fake kernels and autograd -------------------------------------------------------------------------------------

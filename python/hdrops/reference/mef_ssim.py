@@ -49,7 +49,7 @@ def _desired(squares: Tensor, covariance: Tensor, pixels: int) -> Tensor:
     largest = powers.amax(1, keepdim=True)
     weights = (powers - largest).exp() + EPSILON * (-largest).clamp(max=80).exp()
     shares = weights / contrasts
-    squared = torch.einsum("nkhw,nklhw,nlhw->nhw", shares, energy, shares)
+    squared = (shares[:, :, None] * shares[:, None] * energy).sum((1, 2))
     rounding = CANCELLED * torch.finfo(energy.dtype).eps * pixels * (shares * squares.sqrt()).sum(1) ** 2
     gain = torch.where(squared > rounding, contrasts.amax(1) * squared.clamp(min=0).rsqrt(), 0.0)
     return gain[:, None] * shares
@@ -74,7 +74,7 @@ def level_mean(fused: Tensor, bracket: Tensor, window: Sequence[float], c: float
     squares = products.diagonal(dim1=1, dim2=2).movedim(-1, 1)
     desired = _desired(squares, covariance, len(window) ** 2)
     among = moments(window, sources, sources)[1]
-    variance_desired = torch.einsum("nkhw,nklhw,nlhw->nhw", desired, among, desired).clamp(min=0)
+    variance_desired = (desired[:, :, None] * desired[:, None] * among).sum((1, 2)).clamp(min=0)
     variance = moments(window, fused, fused)[1][:, 0, 0]
     covariance = (desired * moments(window, sources, fused)[1][:, :, 0]).sum(1)
     quality = (2 * covariance + c) / (variance_desired + variance + c)
@@ -86,8 +86,9 @@ def means(
 ) -> Tensor:
     """Those of every level of the pyramid: (N, levels) in the arithmetic type."""
     scale = RANGE / data_range / FULL_SCALE.get(fused.dtype, 1.0)
-    wide = fused.to(_compute(fused)) * scale
-    sources = bracket.to(_compute(bracket))[:, :, 0] * scale
+    # Contiguous: sums must not depend on the strides.
+    wide = (fused.to(_compute(fused)) * scale).contiguous()
+    sources = (bracket.to(_compute(bracket))[:, :, 0] * scale).contiguous()
     results = []
     for level in range(levels):
         if level:
