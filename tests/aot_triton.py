@@ -164,13 +164,88 @@ def _exposure_fusion() -> dict[str, list[Variant]]:
     }
 
 
+def _windows() -> dict[str, list[Variant]]:
+    return {"store_taps_kernel": [Variant({"out": t}, {}) for t in ("fp32", "fp64")]}
+
+
+def _gaussian() -> dict[str, list[Variant]]:
+    images = ("u8", "u16", "fp16", "bf16", "fp32", "fp64")
+    tile = {"POSITIONS": 64, "LINES": 64, "CHUNK": 32}
+    reflect, symmetric, replicate, zeros = range(1, 5)
+
+    def compute(image: str) -> str:
+        return "fp64" if image == "fp64" else "fp32"
+
+    def full(image: str) -> int:
+        return {"u8": 255, "u16": 65535}.get(image, 1)
+
+    def line(source: str, out: str, rows: bool, border: int, product: bool, adjoint: bool, mask: bool) -> Variant:
+        wide = source == "fp64"
+        pointers = {"source": source, "out": out} | dict.fromkeys(("lows", "highs", "taps"), compute(source))
+        constants = {
+            "BORDER": border,
+            "ADJOINT": adjoint,
+            "ROWS": rows,
+            "PRODUCT": product and not wide,
+            "PIVOT": mask and not rows and border != zeros,
+            "EXTREMES": mask and rows,
+            "FULL_OUT": full(out),
+            "WIDE": wide,
+        }
+        return Variant(pointers, {**constants, **tile}, 8)
+
+    def passes(image: str, out: str, border: int, product: bool, adjoint: bool, mask: bool) -> list[Variant]:
+        between = compute(image)
+        ends = [line(image, between, adjoint, border, product, adjoint, mask)]
+        return [*ends, line(between, between if mask else out, not adjoint, border, product, adjoint, mask)]
+
+    def pointwise(constants: dict[str, Any], **pointers: str) -> Variant:
+        return Variant(pointers, {**constants, "BLOCK": 1024})
+
+    def reduced(compute_type: str) -> dict[str, str]:
+        return dict.fromkeys(("blurred", "lows", "highs"), compute_type)
+
+    # Border, matrix product, adjoint, mask.
+    settings = (
+        (reflect, True, False, False),
+        (symmetric, False, False, True),
+        (replicate, True, True, False),
+        (zeros, False, True, False),
+        (symmetric, True, True, False),
+        (replicate, False, False, False),
+        (zeros, True, False, True),
+        (reflect, True, False, True),
+    )
+    floats = ("fp16", "bf16", "fp32", "fp64")
+    return {
+        "taps_kernel": [pointwise({}, taps=t) for t in ("fp32", "fp64")],
+        "filter_kernel": [
+            *(v for image in floats for setting in settings for v in passes(image, image, *setting)),
+            *passes("u8", "u8", reflect, True, False, False),
+            *passes("u16", "u16", symmetric, False, False, False),
+            *passes("u8", "fp32", replicate, True, False, True),
+        ],
+        "mask_kernel": [
+            pointwise({"INVERT": invert, "FULL": full(out)}, out=out, **reduced(compute(out)))
+            for out, invert in _cycle(images, (False, True))
+        ],
+        "extremes_gradient_kernel": [
+            pointwise({}, grad=image, sums="fp64", **reduced(compute(image))) for image in floats
+        ],
+        "mask_gradient_kernel": [
+            pointwise({"INVERT": invert}, grad=image, sums="fp64", **reduced(compute(image)))
+            for image, invert in _cycle(floats, (False, True))
+        ],
+    }
+
+
 def _cycle(first: tuple[Any, ...], second: tuple[Any, ...]) -> list[tuple[Any, Any]]:
     """Every member of both at least once."""
     length = max(len(first), len(second))
     return list(itertools.islice(zip(itertools.cycle(first), itertools.cycle(second), strict=False), length))
 
 
-VARIANTS = {"imf": _imf(), "exposure_fusion": _exposure_fusion()}
+VARIANTS = {"imf": _imf(), "exposure_fusion": _exposure_fusion(), "gaussian": _gaussian(), "_windows": _windows()}
 
 
 def entries() -> dict[str, dict[str, Any]]:

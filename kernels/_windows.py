@@ -1,0 +1,93 @@
+"""Separable windows over lines of pixels with every border, for the kernels of several operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Numbered as in hdrops.reference._windows.
+VALID, REFLECT, SYMMETRIC, REPLICATE, ZEROS = range(5)
+_REFLECT = tl.constexpr(REFLECT)
+_REPLICATE = tl.constexpr(REPLICATE)
+_MIRRORS = tl.constexpr((REFLECT, SYMMETRIC))
+
+
+@triton.jit
+def _tap(taps, t, size):
+    """Tap t of ``size``, 0 where there is none."""
+    return tl.load(taps + t, mask=(t >= 0) & (t < size), other=0)
+
+
+@triton.jit
+def _window(pixel, position, n, taps, size, before, folds, BORDER: tl.constexpr):
+    """Weight of a pixel of a line of n in the window at a position, whose first tap lies ``before`` pixels before it.
+
+    It holds the taps at all places beyond the border that stand for the pixel. Mirrored lines repeat with a period;
+    ``folds`` counts the periods to either side. Where lines are continued by their ends, it counts the pixels beyond
+    them. It is 0 where no window leaves the line.
+    """
+    first = before - position
+    weight = _tap(taps, pixel + first, size)
+    if BORDER == _REPLICATE:
+        for beyond in range(1, folds + 1):
+            weight += tl.where(pixel == 0, _tap(taps, first - beyond, size), 0.0)
+            weight += tl.where(pixel == n - 1, _tap(taps, first + (n - 1 + beyond), size), 0.0)
+    elif BORDER in _MIRRORS:
+        repeat: tl.constexpr = 0 if BORDER == _REFLECT else 1
+        period = 2 * (n - 1 + repeat)
+        for fold in range(tl.where(folds > 0, -folds, 1), folds + 1):
+            shift = fold * period
+            mirrored = _tap(taps, first + (shift - repeat) - pixel, size)
+            if BORDER == _REFLECT:
+                # The ends of the line are their own mirror images.
+                mirrored = tl.where((pixel == 0) | (pixel == n - 1), 0.0, mirrored)
+            weight += mirrored
+            weight += tl.where(shift != 0, _tap(taps, first + shift + pixel, size), 0.0)
+    return weight
+
+
+def folds(n: int, radius: int, border: int) -> int:
+    """How far ``_window`` must look beyond lines of n pixels."""
+    if border in (VALID, ZEROS):
+        return 0
+    return radius if border == REPLICATE else 1 + radius // (2 * (n - 1) if border == REFLECT else 2 * n)
+
+
+def line_border(n: int, border: int) -> int:
+    """Mirrored without its edge, a line of one pixel has no period: everything around it stands for that pixel."""
+    return REPLICATE if border == REFLECT and n == 1 else border
+
+
+@triton.jit(do_not_specialize=["begin", "size"])
+def store_taps_kernel(
+    out,
+    begin,
+    size,
+    a: tl.float64,
+    b: tl.float64,
+    c: tl.float64,
+    d: tl.float64,
+    e: tl.float64,
+    f: tl.float64,
+    g: tl.float64,
+    h: tl.float64,
+):
+    """Up to eight taps of ``size``, from ``begin`` on."""
+    T: tl.constexpr = out.dtype.element_ty
+    lane = tl.arange(0, 8)
+    low = tl.where(lane == 0, a, tl.where(lane == 1, b, tl.where(lane == 2, c, d)))
+    high = tl.where(lane == 4, e, tl.where(lane == 5, f, tl.where(lane == 6, g, h)))
+    tl.store(out + begin + lane, tl.where(lane < 4, low, high).to(T), mask=begin + lane < size)
+
+
+def device_taps(window: Sequence[float], like: Tensor, dtype: torch.dtype) -> Tensor:
+    """The taps on the device of a tensor. They travel as arguments: a copy from the host would have to wait."""
+    taps = like.new_empty(len(window), dtype=dtype)
+    for begin in range(0, len(window), 8):
+        some = [*window[begin : begin + 8], *[0.0] * 8][:8]
+        store_taps_kernel[(1,)](taps, begin, len(window), *some)
+    return taps
