@@ -23,6 +23,22 @@ def _tap(taps, t, size):
 
 
 @triton.jit
+def _border_index(i, n, BORDER: tl.constexpr):
+    """The pixel of a line of n that stands at position i; -1 where there is none, or a zero."""
+    inside = (i >= 0) & (i < n)
+    if BORDER == _REPLICATE:
+        return tl.minimum(tl.maximum(i, 0), n - 1)
+    if BORDER in _MIRRORS:
+        repeat: tl.constexpr = 0 if BORDER == _REFLECT else 1
+        period = 2 * (n - 1 + repeat)
+        phase = i % period
+        # The remainder has the sign of i.
+        phase = tl.where(phase < 0, phase + period, phase)
+        return tl.where(inside, i, tl.where(phase < n, phase, period - repeat - phase))
+    return tl.where(inside, i, -1)
+
+
+@triton.jit
 def _window(pixel, position, n, taps, size, before, folds, BORDER: tl.constexpr):
     """Weight of a pixel of a line of n in the window at a position, whose first tap lies ``before`` pixels before it.
 

@@ -239,13 +239,67 @@ def _gaussian() -> dict[str, list[Variant]]:
     }
 
 
+def _ssim() -> dict[str, list[Variant]]:
+    images = ("u8", "u16", "fp16", "bf16", "fp32", "fp64")
+    floats = ("fp16", "bf16", "fp32", "fp64")
+    borders = tuple(range(5))  # valid, reflect, symmetric, replicate, zeros
+    tile = {"TILE": 32, "CHUNK": 16}
+
+    def compute(image: str) -> str:
+        return "fp64" if image == "fp64" else "fp32"
+
+    def full(image: str) -> int:
+        return {"u8": 255, "u16": 65535}.get(image, 1)
+
+    def sides(border: int) -> dict[str, int]:
+        return {"ROW_BORDER": border, "COLUMN_BORDER": border, **tile}
+
+    def halve(image: str, zero_padded: bool) -> Variant:
+        constants = {"ZERO_PADDED": zero_padded, "FULL": full(image), "BLOCK": 1024}
+        return Variant({"source": image, "out": compute(image)}, constants)
+
+    def means(image: str, border: int) -> Variant:
+        pointers = {"x": image, "y": image, "taps": compute(image), "sums": "fp64"}
+        return Variant(pointers, {"FULL": full(image), **sides(border)})
+
+    def slopes(image: str, border: int) -> Variant:
+        t = compute(image)
+        return Variant({"grad": t, "x": image, "y": image, "taps": t, "maps": t}, sides(border))
+
+    def gradient(image: str, border: int, coarsest: bool, wants: tuple[bool, bool]) -> Variant:
+        t = compute(image)
+        pointers = {"x": image, "y": image} | dict.fromkeys(("taps", "maps", "coarse_x", "coarse_y"), t)
+        pointers |= {name: image if wanted else t for name, wanted in zip(("grad_x", "grad_y"), wants, strict=True)}
+        constants = {"ZERO_PADDED": border % 2 == 0, "COARSEST": coarsest, "WANTS_X": wants[0], "WANTS_Y": wants[1]}
+        return Variant(pointers, {**constants, **sides(border)})
+
+    wanted = ((True, True), (True, False), (False, True))
+    return {
+        "halve_kernel": [halve(*each) for each in _cycle(images, (False, True))],
+        "means_kernel": [means(*each) for each in _cycle(images, borders)],
+        "slopes_kernel": [slopes(*each) for each in _cycle(floats, borders)],
+        "gradient_kernel": [
+            gradient(image, border, coarsest, wants)
+            for (image, border), (coarsest, wants) in zip(
+                _cycle(floats, borders) * 2, _cycle((False, True) * 5, wanted), strict=True
+            )
+        ],
+    }
+
+
 def _cycle(first: tuple[Any, ...], second: tuple[Any, ...]) -> list[tuple[Any, Any]]:
     """Every member of both at least once."""
     length = max(len(first), len(second))
     return list(itertools.islice(zip(itertools.cycle(first), itertools.cycle(second), strict=False), length))
 
 
-VARIANTS = {"imf": _imf(), "exposure_fusion": _exposure_fusion(), "gaussian": _gaussian(), "_windows": _windows()}
+VARIANTS = {
+    "imf": _imf(),
+    "exposure_fusion": _exposure_fusion(),
+    "gaussian": _gaussian(),
+    "ssim": _ssim(),
+    "_windows": _windows(),
+}
 
 
 def entries() -> dict[str, dict[str, Any]]:
