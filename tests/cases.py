@@ -21,7 +21,9 @@ from torch import Tensor
 import hdrops
 from hdrops import reference
 from hdrops.ops import _providers
+from hdrops.ops._borders import BORDERS, Border
 from hdrops.reference import exposure_fusion as exposure_fusion_reference
+from hdrops.reference import gaussian as gaussian_reference
 from hdrops.reference import imf as imf_reference
 
 # Triton reads this when its kernels are imported; see conftest.py.
@@ -107,7 +109,9 @@ class OpCase:
     ``make(shape, dtype, generator)`` gives contiguous CPU inputs by name; those in ``images`` take the layout
     under test. ``call`` is the public function, ``exact`` the float64 definition in units of full scale 1 and
     ``arguments`` the arguments of the operator's schema (without ``dtype`` and ``out``). Results are within
-    k eps (|exact| + scale) and gradients, whose largest entry is taken as their scale, within k_gradient eps.
+    k eps (|exact| + scale) and gradients, whose largest entry is taken as their scale, within k_gradient eps. Where
+    float32 arithmetic approximates, ``method_error`` states how far in units of eps: it adds to k and k_gradient. The
+    backward of a ``linear`` operator takes no image.
     """
 
     name: str
@@ -119,6 +123,8 @@ class OpCase:
     arguments: Callable[[dict[str, Tensor]], tuple[Any, ...]]
     k: float
     k_gradient: float = 0.0
+    method_error: float = 0.0
+    linear: bool = False
     scale: float = 1.0
     dtypes: tuple[torch.dtype, ...] = DTYPES
     gradient_dtypes: tuple[torch.dtype, ...] = ()
@@ -137,6 +143,13 @@ class OpCase:
     ) -> dict[str, Tensor]:
         made = device_copy(self.make(shape, dtype, torch.Generator().manual_seed(seed)), device)
         return {name: lay_out(x, layout) if name in self.images else x for name, x in made.items()}
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """k for the arithmetic of images or results of ``dtype``."""
+        return self.k + (0.0 if dtype == torch.float64 else self.method_error)
+
+    def gradient_tolerance(self, dtype: torch.dtype) -> float:
+        return self.k_gradient + (0.0 if dtype == torch.float64 else self.method_error)
 
     def result_shape(self, inputs: dict[str, Tensor]) -> tuple[int, ...]:
         """The shape of an image result."""
@@ -236,6 +249,10 @@ def make_bracket(count: int) -> Callable[[Sequence[int], torch.dtype, torch.Gene
     return make
 
 
+def make_image(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    return {"image": to_dtype(torch.rand(*shape, generator=generator, dtype=torch.float64), dtype)}
+
+
 def make_histograms(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
     source = torch.rand(*shape, generator=generator, dtype=torch.float64)
     target = (1.3 * torch.rand(*shape, generator=generator, dtype=torch.float64) ** 0.7).clamp(0, 1)
@@ -327,6 +344,36 @@ def exposure_fusion_case(
     )
 
 
+def gaussian_case(name: str, operator: str, sigma: float, border: Border, **options: Any) -> OpCase:
+    """``options`` may hold ``radius`` and, for the mask, ``invert``. Windows longer than 12 pixels to either side are
+    sums of cosines in the C++ kernel's float32, which fit them to 3e-5."""
+    radius = options.get("radius", round(3 * sigma))
+    masked = operator == "gaussian_mask"
+    definition = gaussian_reference.mask if masked else gaussian_reference.blur
+
+    def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
+        shared = (x["image"], sigma, radius, BORDERS[border])
+        return (*shared, options.get("invert", False)) if masked else shared
+
+    return OpCase(
+        name=name,
+        operator=operator,
+        make=make_image,
+        images=("image",),
+        call=lambda x, **kwargs: getattr(hdrops, operator)(x["image"], sigma, border=border, **options, **kwargs),
+        exact=lambda x: definition(*arguments(x)),
+        arguments=arguments,
+        # The mask divides by the contrast that the blur left.
+        k=128 if masked else 16,
+        k_gradient=512 if masked else 64,
+        method_error=3e-5 / torch.finfo(torch.float32).eps if radius > 12 else 0.0,
+        linear=not masked,
+        gradient_dtypes=FLOATS,
+        differentiable=("image",),
+        many_blocks=(1, 3, 97, 151),
+    )
+
+
 def _estimate(x: dict[str, Tensor], **kwargs: Any) -> Tensor:
     return hdrops.estimate_imf(x["source"], x["target"], 100, **kwargs)
 
@@ -337,6 +384,13 @@ CASES = [
     exposure_fusion_case("exposure_fusion"),
     exposure_fusion_case("exposure_fusion-opencv", convention="opencv", count=2),
     exposure_fusion_case("exposure_fusion-powers", (0.5, 2.0, 0.0), count=2),
+    gaussian_case("gaussian_blur", "gaussian_blur", 0.8, "reflect"),
+    gaussian_case("gaussian_blur-wide", "gaussian_blur", 12.0, "reflect"),
+    gaussian_case("gaussian_blur-symmetric", "gaussian_blur", 4.7, "symmetric", radius=19),
+    gaussian_case("gaussian_blur-replicate", "gaussian_blur", 5.0, "replicate"),
+    gaussian_case("gaussian_blur-zeros", "gaussian_blur", 2.5, "zeros"),
+    gaussian_case("gaussian_mask", "gaussian_mask", 0.6, "reflect"),
+    gaussian_case("gaussian_mask-inverted", "gaussian_mask", 0.5, "replicate", invert=True, radius=3),
     OpCase(
         name="estimate_imf",
         operator="estimate_imf",

@@ -25,28 +25,6 @@
 namespace hdrops {
 namespace {
 
-Storage storage_of(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Byte:
-      return Storage::u8;
-    case ScalarType::UInt16:
-      return Storage::u16;
-    case ScalarType::Half:
-      return Storage::f16;
-    case ScalarType::BFloat16:
-      return Storage::bf16;
-    case ScalarType::Float:
-      return Storage::f32;
-    default:
-      return Storage::f64;
-  }
-}
-
-int64_t bytes_of(Storage storage) {
-  constexpr std::array<int64_t, 6> bytes = {1, 2, 2, 2, 4, 8};
-  return bytes[static_cast<size_t>(storage)];
-}
-
 // ---- one image ----------------------------------------------------------------------------------
 
 // `pitch` is from row to row. Tensors have none to spare, the pyramid's own rows begin with a cache

@@ -11,30 +11,11 @@ namespace {
 
 // ---- storage ------------------------------------------------------------------------------------
 
-template <class T, class In>
-void load_as(const void* row, int64_t n, T scale, T* out) {
-  load_run(static_cast<const In*>(row), n, out);
+template <class T>
+void load(const void* row, Storage storage, int64_t n, T scale, T* out) {
+  load_stored(row, storage, n, out);
   if (scale == T(1)) return;
   for (int64_t i = 0; i < n; ++i) out[i] *= scale;
-}
-
-void load(const void* row, Storage storage, int64_t n, float scale, float* out) {
-  switch (storage) {
-    case Storage::u8:
-      return load_as<float, uint8_t>(row, n, scale, out);
-    case Storage::u16:
-      return load_as<float, uint16_t>(row, n, scale, out);
-    case Storage::f16:
-      return load_as<float, float16_bits>(row, n, scale, out);
-    case Storage::bf16:
-      return load_as<float, bfloat16_bits>(row, n, scale, out);
-    default:
-      return load_as<float, float>(row, n, scale, out);
-  }
-}
-
-void load(const void* row, Storage, int64_t n, double scale, double* out) {
-  load_as<double, double>(row, n, scale, out);
 }
 
 // Clamps to [0, 1] but keeps NaN.

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "hdrops/simd/storage.h"
+
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -46,6 +48,23 @@ inline bool is_code(ScalarType dtype) {
 inline bool is_image(ScalarType dtype) {
   return is_code(dtype) || dtype == ScalarType::Half || dtype == ScalarType::BFloat16 ||
          dtype == ScalarType::Float || dtype == ScalarType::Double;
+}
+
+inline Storage storage_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Byte:
+      return Storage::u8;
+    case ScalarType::UInt16:
+      return Storage::u16;
+    case ScalarType::Half:
+      return Storage::f16;
+    case ScalarType::BFloat16:
+      return Storage::bf16;
+    case ScalarType::Float:
+      return Storage::f32;
+    default:
+      return Storage::f64;
+  }
 }
 
 // Arithmetic type of an operator: float64 for float64 images, float32 for everything else.

@@ -119,6 +119,26 @@ inline void store_run(const float* values, int64_t n, float16_bits* out) {
   for (; i < n; ++i) out[i].bits = float_to_half(values[i]);
 }
 
+// n stored values to the arithmetic type, unscaled.
+inline void load_stored(const void* in, Storage storage, int64_t n, float* out) {
+  switch (storage) {
+    case Storage::u8:
+      return load_run(static_cast<const uint8_t*>(in), n, out);
+    case Storage::u16:
+      return load_run(static_cast<const uint16_t*>(in), n, out);
+    case Storage::f16:
+      return load_run(static_cast<const float16_bits*>(in), n, out);
+    case Storage::bf16:
+      return load_run(static_cast<const bfloat16_bits*>(in), n, out);
+    default:
+      return load_run(static_cast<const float*>(in), n, out);
+  }
+}
+
+inline void load_stored(const void* in, Storage, int64_t n, double* out) {
+  load_run(static_cast<const double*>(in), n, out);
+}
+
 }  // namespace
 }  // namespace HDROPS_LEVEL
 }  // namespace hdrops

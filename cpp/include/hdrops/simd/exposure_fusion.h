@@ -10,8 +10,6 @@
 
 namespace hdrops {
 
-enum class Storage { u8, u16, f16, bf16, f32, f64 };
-
 // One output sample of a 1-D filter: weights of input samples.
 template <class T>
 struct Tap {
