@@ -13,7 +13,7 @@ from torch import Tensor
 VALID, REFLECT, SYMMETRIC, REPLICATE, ZEROS = range(5)
 _REFLECT = tl.constexpr(REFLECT)
 _REPLICATE = tl.constexpr(REPLICATE)
-_MIRRORS = tl.constexpr((REFLECT, SYMMETRIC))
+_SYMMETRIC = tl.constexpr(SYMMETRIC)
 
 
 @triton.jit
@@ -25,17 +25,17 @@ def _tap(taps, t, size):
 @triton.jit
 def _border_index(i, n, BORDER: tl.constexpr):
     """The pixel of a line of n that stands at position i; -1 where there is none, or a zero."""
-    inside = (i >= 0) & (i < n)
+    pixel = tl.where((i >= 0) & (i < n), i, -1)
     if BORDER == _REPLICATE:
-        return tl.minimum(tl.maximum(i, 0), n - 1)
-    if BORDER in _MIRRORS:
+        pixel = tl.minimum(tl.maximum(i, 0), n - 1)
+    elif BORDER == _REFLECT or BORDER == _SYMMETRIC:  # noqa: SIM109  (Triton has no "in")
         repeat: tl.constexpr = 0 if BORDER == _REFLECT else 1
         period = 2 * (n - 1 + repeat)
-        phase = i % period
         # The remainder has the sign of i.
+        phase = i % period
         phase = tl.where(phase < 0, phase + period, phase)
-        return tl.where(inside, i, tl.where(phase < n, phase, period - repeat - phase))
-    return tl.where(inside, i, -1)
+        pixel = tl.where(phase < n, phase, period - repeat - phase)
+    return pixel
 
 
 @triton.jit
@@ -52,7 +52,7 @@ def _window(pixel, position, n, taps, size, before, folds, BORDER: tl.constexpr)
         for beyond in range(1, folds + 1):
             weight += tl.where(pixel == 0, _tap(taps, first - beyond, size), 0.0)
             weight += tl.where(pixel == n - 1, _tap(taps, first + (n - 1 + beyond), size), 0.0)
-    elif BORDER in _MIRRORS:
+    elif BORDER == _REFLECT or BORDER == _SYMMETRIC:  # noqa: SIM109  (Triton has no "in")
         repeat: tl.constexpr = 0 if BORDER == _REFLECT else 1
         period = 2 * (n - 1 + repeat)
         for fold in range(tl.where(folds > 0, -folds, 1), folds + 1):
