@@ -23,9 +23,8 @@ import triton.language as tl
 from torch import Tensor
 
 from hdrops.kernels._launch import _store, compute_dtype, full_scale, on_device
-from hdrops.kernels._windows import VALID, ZEROS, _border_index, _tap, _window, device_taps, folds, line_border
+from hdrops.kernels._windows import VALID, _border_index, _tap, _window, device_taps, folds, line_border
 
-_ZEROS = tl.constexpr(ZEROS)
 # Sides of a tile of results and of a chunk of what the filter reads.
 TILE, CHUNK = 32, 16
 BLOCK = 1024
@@ -97,12 +96,8 @@ def _moments(
     T: tl.constexpr,
 ):
     """Means and variances of x + y and x - y under the windows at a tile of positions, and the pivots of x and y."""
-    # Beyond the border there may be zeros, which are not relative to anything.
-    pivot_x = tl.zeros([], T)
-    pivot_y = tl.zeros([], T)
-    if ROW_BORDER != _ZEROS:
-        middle = tl.minimum(top + TILE // 2, h - 1).to(tl.int64) * w + tl.minimum(left + TILE // 2, w - 1)
-        pivot_x, pivot_y = tl.load(x + middle).to(T), tl.load(y + middle).to(T)
+    middle = tl.minimum(top + TILE // 2, h - 1).to(tl.int64) * w + tl.minimum(left + TILE // 2, w - 1)
+    pivot_x, pivot_y = tl.load(x + middle).to(T), tl.load(y + middle).to(T)
     row = tl.arange(0, TILE)
     chunk = tl.arange(0, CHUNK)
     mean_s = tl.zeros([TILE, TILE], T)
@@ -120,9 +115,9 @@ def _moments(
             at_row = _border_index(top - before + down + chunk, h, ROW_BORDER)[:, None]
             mask = (at_row >= 0) & (column >= 0)
             at = at_row.to(tl.int64) * w + column
-            # Differences of codes are exact.
-            value_x = tl.where(mask, tl.load(x + at, mask=mask, other=0).to(T) - pivot_x, 0.0) * (1.0 / FULL)
-            value_y = tl.where(mask, tl.load(y + at, mask=mask, other=0).to(T) - pivot_y, 0.0) * (1.0 / FULL)
+            # Differences of codes are exact. Zeros beyond the border are relative to the pivot too.
+            value_x = (tl.load(x + at, mask=mask, other=0).to(T) - pivot_x) * (1.0 / FULL)
+            value_y = (tl.load(y + at, mask=mask, other=0).to(T) - pivot_y) * (1.0 / FULL)
             s = value_x + value_y
             d = value_x - value_y
             weight = _tap(taps, down + chunk[None, :] - row[:, None], size)
