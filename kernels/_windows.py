@@ -43,15 +43,15 @@ def _window(pixel, position, n, taps, size, before, folds, BORDER: tl.constexpr)
     """Weight of a pixel of a line of n in the window at a position, whose first tap lies ``before`` pixels before it.
 
     It holds the taps at all places beyond the border that stand for the pixel. Mirrored lines repeat with a period;
-    ``folds`` counts the periods to either side. Where lines are continued by their ends, it counts the pixels beyond
-    them. It is 0 where no window leaves the line.
+    ``folds`` counts the periods to either side, 0 where no window leaves the line. Where lines are continued by their
+    ends, those weigh as much as all that lie beyond: ``continue_kernel`` has put these sums after the taps, which are
+    symmetric and begin half their number before the position.
     """
     first = before - position
     weight = _tap(taps, pixel + first, size)
     if BORDER == _REPLICATE:
-        for beyond in range(1, folds + 1):
-            weight += tl.where(pixel == 0, _tap(taps, first - beyond, size), 0.0)
-            weight += tl.where(pixel == n - 1, _tap(taps, first + (n - 1 + beyond), size), 0.0)
+        weight += tl.where(pixel == 0, _tap(taps + size, first, size), 0.0)
+        weight += tl.where(pixel == n - 1, _tap(taps + size, size - first - n, size), 0.0)
     elif BORDER == _REFLECT or BORDER == _SYMMETRIC:  # noqa: SIM109  (Triton has no "in")
         repeat: tl.constexpr = 0 if BORDER == _REFLECT else 1
         period = 2 * (n - 1 + repeat)
@@ -66,11 +66,26 @@ def _window(pixel, position, n, taps, size, before, folds, BORDER: tl.constexpr)
     return weight
 
 
+@triton.jit(do_not_specialize=["size"])
+def continue_kernel(taps, size, BLOCK: tl.constexpr):
+    """After the ``size`` taps, for each of them the sum of those before it."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], taps.dtype.element_ty)
+    for i in range(size):
+        total += tl.where(i < at, tl.load(taps + i), 0.0)
+    tl.store(taps + size + at, total, mask=at < size)
+
+
+def continue_taps(taps: Tensor, size: int) -> None:
+    """Complete a table of 2 ``size`` values, of which the first ``size`` are taps."""
+    continue_kernel[(triton.cdiv(size, 256),)](taps, size, BLOCK=256)
+
+
 def folds(n: int, radius: int, border: int) -> int:
     """How far ``_window`` must look beyond lines of n pixels."""
-    if border in (VALID, ZEROS):
+    if border not in (REFLECT, SYMMETRIC):
         return 0
-    return radius if border == REPLICATE else 1 + radius // (2 * (n - 1) if border == REFLECT else 2 * n)
+    return 1 + radius // (2 * (n - 1) if border == REFLECT else 2 * n)
 
 
 def line_border(n: int, border: int) -> int:
@@ -100,10 +115,16 @@ def store_taps_kernel(
     tl.store(out + begin + lane, tl.where(lane < 4, low, high).to(T), mask=begin + lane < size)
 
 
-def device_taps(window: Sequence[float], like: Tensor, dtype: torch.dtype) -> Tensor:
-    """The taps on the device of a tensor. They travel as arguments: a copy from the host would have to wait."""
-    taps = like.new_empty(len(window), dtype=dtype)
-    for begin in range(0, len(window), 8):
+def device_taps(window: Sequence[float], like: Tensor, dtype: torch.dtype, continued: bool = False) -> Tensor:
+    """The taps on the device of a tensor, for lines that are ``continued`` by their ends or not.
+
+    They travel as arguments: a copy from the host would have to wait.
+    """
+    size = len(window)
+    taps = like.new_empty(2 * size if continued else size, dtype=dtype)
+    for begin in range(0, size, 8):
         some = [*window[begin : begin + 8], *[0.0] * 8][:8]
-        store_taps_kernel[(1,)](taps, begin, len(window), *some)
+        store_taps_kernel[(1,)](taps, begin, size, *some)
+    if continued:
+        continue_taps(taps, size)
     return taps

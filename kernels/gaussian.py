@@ -2,9 +2,9 @@
 
 The filter takes two passes, along columns and then along rows, with one plane of 4-byte values (8-byte for float64) in
 between; s being the size of the image type, it moves 2 s + 8 bytes per value. A window reaches a pixel of the image at
-its own position and at those positions beyond the border that stand for it. The weights of all of these are added, so
-that only pixels of the image are read, and the adjoint of the filter is the same kernel with the roles of pixel and
-position exchanged: a gather, so the same input gives the same bits.
+its own position and at those positions beyond the border that stand for it. With the weights of all of these added,
+only pixels of the image are read, and the adjoint of the filter is the same kernel with the roles of pixel and position
+exchanged: a gather, so the same input gives the same bits.
 
 * Up to ``FIR_RADIUS``, and for float64, a pass adds up shifted tiles: 2 r + 1 products per value.
 * Beyond, it is a product with the banded matrix of weights, in chunks that are made where they are used, on the tensor
@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hdrops.kernels._launch import _divide, _store, compute_dtype, full_scale, on_device
-from hdrops.kernels._windows import ZEROS, _window, folds, line_border
+from hdrops.kernels._windows import REPLICATE, ZEROS, _border_index, _window, continue_taps, folds, line_border
 
 # Largest radius that is filtered by shifted tiles: 17 products cost what a chunk of the matrix product does.
 FIR_RADIUS = 8
@@ -136,11 +136,12 @@ def filter_kernel(
     if wild > 0:
         value = tl.zeros(value.shape, T)
         for tap in range(-radius, radius + 1):
-            index = at + tap
             if ADJOINT:
+                index = at + tap
                 weight = _window(at, index, n, taps, 2 * radius + 1, radius, folds, BORDER)
             else:
-                weight = _window(index, at, n, taps, 2 * radius + 1, radius, folds, BORDER)
+                index = _border_index(at + tap, n, BORDER)
+                weight = tl.load(taps + radius + tap)
             value += weight * _pixels(base, index, n, line, lines, pivot, position_stride, line_stride, PIVOT, T)
 
     value *= tl.full([], gain, T)
@@ -168,8 +169,12 @@ def _gaussian(image: Tensor, sigma: float, radius: int, border: int) -> _Gaussia
     radius = min(radius, math.ceil((39 if dtype == torch.float64 else 7) * sigma))
     steepness = 0.5 / sigma**2
     peak = 1 / math.fsum(math.exp(-steepness * i * i) for i in range(-radius, radius + 1))
-    taps = image.new_empty(2 * radius + 1, dtype=dtype)
-    taps_kernel[(triton.cdiv(len(taps), BLOCK),)](taps, radius, steepness, peak, BLOCK=BLOCK)
+    size = 2 * radius + 1
+    continued = REPLICATE in (line_border(n, border) for n in image.shape[2:])
+    taps = image.new_empty(2 * size if continued else size, dtype=dtype)
+    taps_kernel[(triton.cdiv(size, BLOCK),)](taps, radius, steepness, peak, BLOCK=BLOCK)
+    if continued:
+        continue_taps(taps, size)
     return _Gaussian(taps, radius, border)
 
 

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hdrops.kernels._launch import _store, compute_dtype, full_scale, on_device
-from hdrops.kernels._windows import VALID, _border_index, _tap, _window, device_taps, folds, line_border
+from hdrops.kernels._windows import REPLICATE, VALID, _border_index, _tap, _window, device_taps, folds, line_border
 
 # Sides of a tile of results and of a chunk of what the filter reads.
 TILE, CHUNK = 32, 16
@@ -508,8 +508,9 @@ def ssim_means_backward(
     if n == 0 or not (wants_x or wants_y):
         return out_x, out_y
     with on_device(x):
-        taps = device_taps(window, x, dtype)
         pyramid_x, pyramid_y = (_pyramid(image, levels, zero_padded) for image in (x, y))
+        continued = REPLICATE in (line_border(n, border) for n in pyramid_x[-1].shape[2:])
+        taps = device_taps(window, x, dtype, continued)
         grad = grad.contiguous()
         # Unused at the coarsest level; of a type that does not make another variant.
         coarse_x = coarse_y = taps

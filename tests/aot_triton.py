@@ -165,7 +165,11 @@ def _exposure_fusion() -> dict[str, list[Variant]]:
 
 
 def _windows() -> dict[str, list[Variant]]:
-    return {"store_taps_kernel": [Variant({"out": t}, {}) for t in ("fp32", "fp64")]}
+    arithmetic = ("fp32", "fp64")
+    return {
+        "store_taps_kernel": [Variant({"out": t}, {}) for t in arithmetic],
+        "continue_kernel": [Variant({"taps": t}, {"BLOCK": 256}) for t in arithmetic],
+    }
 
 
 def _gaussian() -> dict[str, list[Variant]]:
