@@ -110,9 +110,15 @@ def store_taps_kernel(
     """Up to eight taps of ``size``, from ``begin`` on."""
     T: tl.constexpr = out.dtype.element_ty
     lane = tl.arange(0, 8)
-    low = tl.where(lane == 0, a, tl.where(lane == 1, b, tl.where(lane == 2, c, d)))
-    high = tl.where(lane == 4, e, tl.where(lane == 5, f, tl.where(lane == 6, g, h)))
-    tl.store(out + begin + lane, tl.where(lane < 4, low, high).to(T), mask=begin + lane < size)
+    tap = tl.full([8], a, T)
+    tap = tl.where(lane == 1, tl.full([], b, T), tap)
+    tap = tl.where(lane == 2, tl.full([], c, T), tap)
+    tap = tl.where(lane == 3, tl.full([], d, T), tap)
+    tap = tl.where(lane == 4, tl.full([], e, T), tap)
+    tap = tl.where(lane == 5, tl.full([], f, T), tap)
+    tap = tl.where(lane == 6, tl.full([], g, T), tap)
+    tap = tl.where(lane == 7, tl.full([], h, T), tap)
+    tl.store(out + begin + lane, tap, mask=begin + lane < size)
 
 
 def device_taps(window: Sequence[float], like: Tensor, dtype: torch.dtype, continued: bool = False) -> Tensor:

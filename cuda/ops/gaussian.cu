@@ -292,16 +292,6 @@ void with_float_type(ScalarType dtype, const F& f) {
 }
 
 template <class T>
-T* data_of(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-
-template <class T>
-const T* const_data_of(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-
-template <class T>
 DeviceWindow<T> gaussian_on_device(const Launcher& launch,
                                    const GaussianProblem& p,
                                    const Tensor& like) {

@@ -429,16 +429,6 @@ __global__ void __launch_bounds__(threads) pixel_gradients(const S* x,
 
 // ---- launches ---------------------------------------------------------------------------------
 
-template <class T>
-T* data_of(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-
-template <class T>
-const T* const_data_of(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-
 // Both images and their coarser levels, which are of the arithmetic type.
 struct Pyramid {
   std::vector<Tensor> x, y;
