@@ -3,8 +3,8 @@
 // A blur takes two passes, along columns and along rows, with a plane of arithmetic values between:
 // with b bytes per stored value it reads b + 4 and writes 4 + b bytes per value. A block filters 32
 // lines. Pixels pass through a ring in shared memory, each read once per block, and every thread
-// slides a window of registers along a line, so that a tap costs one shared load for 16 products.
-// Borders are resolved where pixels enter the ring.
+// slides a window of registers along a line: two shared loads make 16 products, 8 in float64.
+// Borders are resolved where pixels enter the ring. Each pass takes 2 r + 1 multiply-adds per value.
 //
 // The adjoint is the same filter over zeros, and next to the border also the weights with which a
 // pixel stands beyond it. It gathers: the same input gives the same bits.
