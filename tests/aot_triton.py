@@ -224,7 +224,7 @@ def _gaussian() -> dict[str, list[Variant]]:
     return {
         "taps_kernel": [pointwise({}, taps=t) for t in ("fp32", "fp64")],
         "filter_kernel": [
-            *(v for image in floats for setting in settings for v in passes(image, image, *setting)),
+            *(v for image, setting in _cycle(floats, settings) for v in passes(image, image, *setting)),
             *passes("u8", "u8", reflect, True, False, False),
             *passes("u16", "u16", symmetric, False, False, False),
             *passes("u8", "fp32", replicate, True, False, True),
