@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import importlib.util
+import math
 import os
 import shutil
 import threading

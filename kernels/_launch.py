@@ -34,6 +34,12 @@ def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
 
 
 @triton.jit
+def _divide(a, b):
+    """Rounded correctly; a plain float32 quotient is not."""
+    return tl.div_rn(a, b) if a.dtype == tl.float32 else a / b
+
+
+@triton.jit
 def _round_code(value, FULL: tl.constexpr):
     """float32 values rounded half to even and saturated to [0, FULL], FULL < 2^22; NaN becomes 0."""
     clamped = tl.where(value > 0, value, 0.0)

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hdrops.kernels._launch import _store, compute_dtype, full_scale, on_device
+from hdrops.kernels._launch import _divide, _store, compute_dtype, full_scale, on_device
 
 TWO_SIGMA_SQUARED = 0.08
 
@@ -261,12 +261,6 @@ def _measures(
             distance += (b - 0.5) * (b - 0.5)
         exposed = tl.exp(-tl.full([], steepness, T) * distance)
     return laplacian, contrasted, colour, coloured, exposed, r, g, b
-
-
-@triton.jit
-def _divide(a, b):
-    """Rounded correctly; a plain float32 quotient is not."""
-    return tl.div_rn(a, b) if a.dtype == tl.float32 else a / b
 
 
 # ---- forward -----------------------------------------------------------------------------------------------

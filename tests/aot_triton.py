@@ -164,6 +164,133 @@ def _exposure_fusion() -> dict[str, list[Variant]]:
     }
 
 
+def _windows() -> dict[str, list[Variant]]:
+    arithmetic = ("fp32", "fp64")
+    return {
+        "store_taps_kernel": [Variant({"out": t}, {}) for t in arithmetic],
+        "continue_kernel": [Variant({"taps": t}, {"BLOCK": 256}) for t in arithmetic],
+    }
+
+
+def _gaussian() -> dict[str, list[Variant]]:
+    images = ("u8", "u16", "fp16", "bf16", "fp32", "fp64")
+    tile = {"POSITIONS": 64, "LINES": 64, "CHUNK": 32}
+    reflect, symmetric, replicate, zeros = range(1, 5)
+
+    def compute(image: str) -> str:
+        return "fp64" if image == "fp64" else "fp32"
+
+    def full(image: str) -> int:
+        return {"u8": 255, "u16": 65535}.get(image, 1)
+
+    def line(source: str, out: str, rows: bool, border: int, product: bool, adjoint: bool, mask: bool) -> Variant:
+        wide = source == "fp64"
+        pointers = {"source": source, "out": out} | dict.fromkeys(("lows", "highs", "taps"), compute(source))
+        constants = {
+            "BORDER": border,
+            "ADJOINT": adjoint,
+            "ROWS": rows,
+            "PRODUCT": product and not wide,
+            "PIVOT": mask and not rows and border != zeros,
+            "EXTREMES": mask and rows,
+            "FULL_OUT": full(out),
+            "WIDE": wide,
+        }
+        return Variant(pointers, {**constants, **tile}, 8)
+
+    def passes(image: str, out: str, border: int, product: bool, adjoint: bool, mask: bool) -> list[Variant]:
+        between = compute(image)
+        ends = [line(image, between, adjoint, border, product, adjoint, mask)]
+        return [*ends, line(between, between if mask else out, not adjoint, border, product, adjoint, mask)]
+
+    def pointwise(constants: dict[str, Any], **pointers: str) -> Variant:
+        return Variant(pointers, {**constants, "BLOCK": 1024})
+
+    def reduced(compute_type: str) -> dict[str, str]:
+        return dict.fromkeys(("blurred", "lows", "highs"), compute_type)
+
+    # Border, matrix product, adjoint, mask.
+    settings = (
+        (reflect, True, False, False),
+        (symmetric, False, False, True),
+        (replicate, True, True, False),
+        (zeros, False, True, False),
+        (symmetric, True, True, False),
+        (replicate, False, False, False),
+        (zeros, True, False, True),
+        (reflect, True, False, True),
+    )
+    floats = ("fp16", "bf16", "fp32", "fp64")
+    return {
+        "taps_kernel": [pointwise({}, taps=t) for t in ("fp32", "fp64")],
+        "filter_kernel": [
+            *(v for image, setting in _cycle(floats, settings) for v in passes(image, image, *setting)),
+            *passes("u8", "u8", reflect, True, False, False),
+            *passes("u16", "u16", symmetric, False, False, False),
+            *passes("u8", "fp32", replicate, True, False, True),
+        ],
+        "mask_kernel": [
+            pointwise({"INVERT": invert, "FULL": full(out)}, out=out, **reduced(compute(out)))
+            for out, invert in _cycle(images, (False, True))
+        ],
+        "extremes_gradient_kernel": [
+            pointwise({}, grad=image, sums="fp64", **reduced(compute(image))) for image in floats
+        ],
+        "mask_gradient_kernel": [
+            pointwise({"INVERT": invert}, grad=image, sums="fp64", **reduced(compute(image)))
+            for image, invert in _cycle(floats, (False, True))
+        ],
+    }
+
+
+def _ssim() -> dict[str, list[Variant]]:
+    images = ("u8", "u16", "fp16", "bf16", "fp32", "fp64")
+    floats = ("fp16", "bf16", "fp32", "fp64")
+    borders = tuple(range(5))  # valid, reflect, symmetric, replicate, zeros
+    tile = {"TILE": 32, "CHUNK": 16}
+
+    def compute(image: str) -> str:
+        return "fp64" if image == "fp64" else "fp32"
+
+    def full(image: str) -> int:
+        return {"u8": 255, "u16": 65535}.get(image, 1)
+
+    def sides(border: int) -> dict[str, int]:
+        return {"ROW_BORDER": border, "COLUMN_BORDER": border, **tile}
+
+    def halve(image: str, zero_padded: bool) -> Variant:
+        constants = {"ZERO_PADDED": zero_padded, "FULL": full(image), "BLOCK": 1024}
+        return Variant({"source": image, "out": compute(image)}, constants)
+
+    def means(image: str, border: int) -> Variant:
+        pointers = {"x": image, "y": image, "taps": compute(image), "sums": "fp64"}
+        return Variant(pointers, {"FULL": full(image), **sides(border)})
+
+    def slopes(image: str, border: int) -> Variant:
+        t = compute(image)
+        return Variant({"grad": t, "x": image, "y": image, "taps": t, "maps": t}, sides(border))
+
+    def gradient(image: str, border: int, coarsest: bool, wants: tuple[bool, bool]) -> Variant:
+        t = compute(image)
+        pointers = {"x": image, "y": image} | dict.fromkeys(("taps", "maps", "coarse_x", "coarse_y"), t)
+        pointers |= {name: image if wanted else t for name, wanted in zip(("grad_x", "grad_y"), wants, strict=True)}
+        constants = {"ZERO_PADDED": border % 2 == 0, "COARSEST": coarsest, "WANTS_X": wants[0], "WANTS_Y": wants[1]}
+        return Variant(pointers, {**constants, **sides(border)})
+
+    wanted = ((True, True), (True, False), (False, True))
+    return {
+        "halve_kernel": [halve(*each) for each in _cycle(images, (False, True))],
+        "means_kernel": [means(*each) for each in _cycle(images, borders)],
+        "slopes_kernel": [slopes(*each) for each in _cycle(floats, borders)],
+        "gradient_kernel": [
+            gradient(image, border, coarsest, wants)
+            for (image, border), (coarsest, wants) in zip(
+                _cycle(floats, borders) * 2, _cycle((False, True) * 5, wanted), strict=True
+            )
+        ],
+    }
+
+
 def _cycle(first: tuple[Any, ...], second: tuple[Any, ...]) -> list[tuple[Any, Any]]:
     """Every member of both at least once."""
     length = max(len(first), len(second))
@@ -191,7 +318,14 @@ def _mef_ssim() -> dict[str, list[Variant]]:
     }
 
 
-VARIANTS = {"imf": _imf(), "exposure_fusion": _exposure_fusion(), "mef_ssim": _mef_ssim()}
+VARIANTS = {
+    "imf": _imf(),
+    "exposure_fusion": _exposure_fusion(),
+    "gaussian": _gaussian(),
+    "mef_ssim": _mef_ssim(),
+    "ssim": _ssim(),
+    "_windows": _windows(),
+}
 
 
 def entries() -> dict[str, dict[str, Any]]:

@@ -63,6 +63,16 @@ struct Tag {
   using type = Storage;
 };
 
+template <class T>
+T* data_of(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+template <class T>
+const T* const_data_of(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
 // Calls f with the Tag of the storage type of an image.
 template <class F>
 void with_image_type(ScalarType dtype, const F& f) {
