@@ -881,8 +881,11 @@ def composed_mef_ssim(fused: Tensor, sources: Tensor, taps: Tensor, weights: Ten
             powers = torch.tan(math.pi / 2 * consistency) * (contrasts / size).log()
             shares = torch.softmax(powers, 0) / contrasts
             pairs = both_ways * shares[upper[0]] * shares[upper[1]]
-            norm = (pairs * energies).sum(0).clamp(min=1e-6).sqrt()
-            shares = shares * (contrasts.amax(0) / norm)
+            squared = (pairs * energies).sum(0)
+            # What rounding leaves of a flat patch is no structure.
+            rounding = 2e-6 * size**2 * (shares * squares[diagonal].clamp(min=0).sqrt()).sum(0) ** 2
+            gain = torch.where(squared > rounding, contrasts.amax(0) * squared.clamp(min=1e-12).rsqrt(), 0.0)
+            shares = shares * gain
             pairs = both_ways * shares[upper[0]] * shares[upper[1]]
             means = _windowed(sources, taps)
             among = _windowed(products, taps) - means[upper[0]] * means[upper[1]]
@@ -898,7 +901,8 @@ def torch_mef_ssim(fused: Tensor, bracket: Tensor, taps: Tensor, weights: Tensor
     """The composition, eager and compiled; with ``backward`` forward and backward."""
     device = fused.device.type
     taps, weights = taps.to(device, fused.dtype), weights.to(device, fused.dtype)
-    image, sources = 255 * fused[0, 0].detach(), 255 * bracket[0, :, 0]
+    # Less the means, on which the quality does not depend: squares of large values leave little of their differences.
+    image, sources = (255 * (x - x.mean((-2, -1), keepdim=True)) for x in (fused[0, 0].detach(), bracket[0, :, 0]))
 
     def candidate(compile_it: bool) -> Candidate:
         function = compiled(composed_mef_ssim, device, fullgraph=False) if compile_it else composed_mef_ssim

@@ -138,10 +138,7 @@ def _reduced(values: Tensor, reduction: str) -> Tensor:
 
 def taps(window: int, sigma: float | None) -> list[float]:
     """Those of a Gaussian window, or of a uniform one."""
-    return list(_taps(_constant(window), _constant(sigma)))
-
-
-def _taps(window: int, sigma: float | None) -> list[float]:
+    window, sigma = _constant(window), _constant(sigma)
     return [1 / window] * window if sigma is None else gaussian.window(sigma, window // 2)
 
 
