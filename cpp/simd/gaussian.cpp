@@ -6,65 +6,11 @@
 #include <utility>
 
 #include "hdrops/simd/convert.h"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "hdrops/simd/vectors.h"
 
 namespace hdrops {
 namespace HDROPS_LEVEL {
 namespace {
-
-// ---- vectors ------------------------------------------------------------------------------------
-
-#if defined(__AVX512F__)
-constexpr int64_t vector_bytes = 64;
-#elif defined(__AVX2__)
-constexpr int64_t vector_bytes = 32;
-#else
-constexpr int64_t vector_bytes = 16;
-#endif
-
-template <class T>
-struct Lanes {
-  typedef T Vector __attribute__((vector_size(vector_bytes)));
-  static constexpr int64_t count = vector_bytes / static_cast<int64_t>(sizeof(T));
-};
-template <class T>
-using Vector = typename Lanes<T>::Vector;
-
-template <class T>
-inline Vector<T> load_vector(const T* from) {
-  Vector<T> value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-
-template <class T>
-inline void store_vector(T* to, Vector<T> value) {
-  std::memcpy(to, &value, sizeof value);
-}
-
-// a b + c, rounded once where the level can.
-inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
-#if defined(__AVX512F__)
-  return _mm512_fmadd_ps(a, b, c);
-#elif defined(__FMA__)
-  return _mm256_fmadd_ps(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
-inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
-#if defined(__AVX512F__)
-  return _mm512_fmadd_pd(a, b, c);
-#elif defined(__FMA__)
-  return _mm256_fmadd_pd(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
 
 template <class T>
 inline Vector<T> all(T value) {
@@ -128,8 +74,7 @@ void load(
 // Several outputs at a time keep several sums under way.
 template <int64_t at_once, class T>
 inline void convolve_some(const T* taps, int64_t radius, const T* in, T* out) {
-  constexpr int64_t lanes = Lanes<T>::count;
-  for (int64_t part = 0; part < line_size; part += lanes) {
+  for (int64_t part = 0; part < line_size; part += lanes<T>) {
     Vector<T> sums[at_once];
     for (int64_t i = 0; i < at_once; ++i)
       sums[i] = taps[0] * load_vector(in + i * line_size + part);
@@ -157,8 +102,7 @@ void convolve(const T* taps, int64_t radius, const T* in, int64_t count, T* out)
 
 template <int64_t terms>
 void start_terms(const Cosines& window, const float* in, float* state) {
-  constexpr int64_t lanes = Lanes<float>::count;
-  for (int64_t part = 0; part < line_size; part += lanes) {
+  for (int64_t part = 0; part < line_size; part += lanes<float>) {
     Vector<float> value[terms] = {}, move[terms] = {};
     const float* weights = window.start;
     for (int64_t j = 0; j <= window.radius; ++j, weights += 2 * terms) {
@@ -190,8 +134,7 @@ void advance_terms(const Cosines& window,
                    float pivot,
                    float* state,
                    float* out) {
-  constexpr int64_t lanes = Lanes<float>::count;
-  for (int64_t part = 0; part < line_size; part += lanes) {
+  for (int64_t part = 0; part < line_size; part += lanes<float>) {
     Vector<float> value[terms], move[terms], curvature[terms], entering[terms], drift[terms];
 #pragma GCC unroll 8
     for (int64_t k = 0; k < terms; ++k) {
@@ -267,16 +210,15 @@ void advance(const Cosines& window,
 
 template <class T>
 bool finite(const T* values, int64_t n) {
-  constexpr int64_t lanes = Lanes<T>::count;
   Vector<T> probe = {};
   int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
+  for (; i + lanes<T> <= n; i += lanes<T>) {
     const Vector<T> value = load_vector(values + i);
     probe += value - value;
   }
   for (; i < n; ++i) probe += values[i] - values[i];
   bool clean = true;
-  for (int64_t lane = 0; lane < lanes; ++lane) clean &= probe[lane] == T(0);
+  for (int64_t lane = 0; lane < lanes<T>; ++lane) clean &= probe[lane] == T(0);
   return clean;
 }
 
@@ -293,27 +235,25 @@ inline void exchange(V& a, V& b, std::index_sequence<lane...>) {
 
 template <int64_t side, class T>
 inline void exchange_all(Vector<T>* rows) {
-  constexpr int64_t lanes = Lanes<T>::count;
 #pragma GCC unroll 16
-  for (int64_t i = 0; i < lanes; ++i) {
+  for (int64_t i = 0; i < lanes<T>; ++i) {
     if (i / side % 2 == 0)
       exchange<side>(
-          rows[i], rows[i + side], std::make_index_sequence<static_cast<size_t>(lanes)>());
+          rows[i], rows[i + side], std::make_index_sequence<static_cast<size_t>(lanes<T>)>());
   }
-  if constexpr (2 * side < lanes) exchange_all<2 * side, T>(rows);
+  if constexpr (2 * side < lanes<T>) exchange_all<2 * side, T>(rows);
 }
 
 template <class T>
 void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride) {
-  constexpr int64_t lanes = Lanes<T>::count;
-  for (int64_t y = 0; y < line_size; y += lanes) {
-    for (int64_t x = 0; x < line_size; x += lanes) {
-      Vector<T> rows[lanes];
+  for (int64_t y = 0; y < line_size; y += lanes<T>) {
+    for (int64_t x = 0; x < line_size; x += lanes<T>) {
+      Vector<T> rows[lanes<T>];
 #pragma GCC unroll 16
-      for (int64_t i = 0; i < lanes; ++i) rows[i] = load_vector(in + (y + i) * in_stride + x);
+      for (int64_t i = 0; i < lanes<T>; ++i) rows[i] = load_vector(in + (y + i) * in_stride + x);
       exchange_all<1, T>(rows);
 #pragma GCC unroll 16
-      for (int64_t i = 0; i < lanes; ++i) store_vector(out + (x + i) * out_stride + y, rows[i]);
+      for (int64_t i = 0; i < lanes<T>; ++i) store_vector(out + (x + i) * out_stride + y, rows[i]);
     }
   }
 }
@@ -379,7 +319,6 @@ void keep(const T* in,
           T* out,
           int64_t out_stride,
           Extremes<T>* extremes) {
-  constexpr int64_t lanes = Lanes<T>::count;
   Vector<T> low = all(extremes->low), high = all(extremes->high);
   auto nan = low != low;
   const auto see = [&](Vector<T> value) {
@@ -392,7 +331,7 @@ void keep(const T* in,
     T* to = out + y * out_stride;
     for (int64_t i = n; i < 2 * n; i += line_size) __builtin_prefetch(to + i, 1);
     int64_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
+    for (; i + lanes<T> <= n; i += lanes<T>) {
       const Vector<T> value = load_vector(from + i) + offset;
       see(value);
       store_vector(to + i, value);
@@ -402,7 +341,7 @@ void keep(const T* in,
       see(all(to[i]));
     }
   }
-  for (int64_t i = 0; i < lanes; ++i) {
+  for (int64_t i = 0; i < lanes<T>; ++i) {
     extremes->low = std::min(extremes->low, low[i]);
     extremes->high = std::max(extremes->high, high[i]);
     extremes->nan |= nan[i] != 0;

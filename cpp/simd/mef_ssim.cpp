@@ -5,70 +5,11 @@
 #include <limits>
 
 #include "hdrops/simd/elementary.h"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "hdrops/simd/vectors.h"
 
 namespace hdrops {
 namespace HDROPS_LEVEL {
 namespace {
-
-// ---- vectors ------------------------------------------------------------------------------------
-
-#if defined(__AVX512F__)
-constexpr int64_t vector_bytes = 64;
-#elif defined(__AVX2__)
-constexpr int64_t vector_bytes = 32;
-#else
-constexpr int64_t vector_bytes = 16;
-#endif
-
-template <class T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(vector_bytes)));
-};
-template <class T>
-using Vector = typename VectorOf<T>::type;
-template <class T>
-constexpr int64_t lanes = vector_bytes / static_cast<int64_t>(sizeof(T));
-
-template <class T>
-inline Vector<T> load(const T* from) {
-  Vector<T> v;
-  __builtin_memcpy(&v, from, sizeof v);
-  return v;
-}
-
-template <class T>
-inline void store(const Vector<T>& v, T* to) {
-  __builtin_memcpy(to, &v, sizeof v);
-}
-
-// a * b + c, in one operation where the level has it.
-inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
-#if defined(__AVX512F__)
-  return reinterpret_cast<Vector<float>>(_mm512_fmadd_ps(
-      reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
-#elif defined(__FMA__)
-  return reinterpret_cast<Vector<float>>(_mm256_fmadd_ps(
-      reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
-#else
-  return a * b + c;
-#endif
-}
-
-inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
-#if defined(__AVX512F__)
-  return reinterpret_cast<Vector<double>>(_mm512_fmadd_pd(
-      reinterpret_cast<__m512d>(a), reinterpret_cast<__m512d>(b), reinterpret_cast<__m512d>(c)));
-#elif defined(__FMA__)
-  return reinterpret_cast<Vector<double>>(_mm256_fmadd_pd(
-      reinterpret_cast<__m256d>(a), reinterpret_cast<__m256d>(b), reinterpret_cast<__m256d>(c)));
-#else
-  return a * b + c;
-#endif
-}
 
 // ---- windows ------------------------------------------------------------------------------------
 
@@ -91,7 +32,7 @@ void down(const T* a,
           T* __restrict__ uniform) {
   const int64_t size = taps > 0 ? taps : tile.window, pitch = tile.pitch;
   for (int64_t x = 0; x < pitch; x += lanes<T>) {
-    const auto row = [&](const T* image, int64_t t) { return load(image + t * pitch + x); };
+    const auto row = [&](const T* image, int64_t t) { return load_vector(image + t * pitch + x); };
     const int64_t middle = size / 2;
     Vector<T> centre = row(a, middle);
     if constexpr (product) centre *= row(b, middle);
@@ -107,8 +48,8 @@ void down(const T* a,
       if constexpr (plain) sum += both;
       sum_weighted = multiply_add(both, Vector<T>{} + tile.taps[t], sum_weighted);
     }
-    store(sum_weighted, weighted + x);
-    if constexpr (plain) store(sum, uniform + x);
+    store_vector(weighted + x, sum_weighted);
+    if constexpr (plain) store_vector(uniform + x, sum);
   }
 }
 
@@ -118,17 +59,17 @@ void along(const T* row, const MefSsimTile<T>& tile, T* __restrict__ out) {
   const int64_t size = taps > 0 ? taps : tile.window, width = whole_lines<T>(tile.width);
   for (int64_t x = 0; x < width; x += lanes<T>) {
     const int64_t middle = size / 2;
-    Vector<T> sum = load(row + x + middle);
+    Vector<T> sum = load_vector(row + x + middle);
     if constexpr (weighted) sum *= tile.taps[middle];
 #pragma GCC unroll 8
     for (int64_t t = 0; t < middle; ++t) {
-      const Vector<T> both = load(row + x + t) + load(row + x + size - 1 - t);
+      const Vector<T> both = load_vector(row + x + t) + load_vector(row + x + size - 1 - t);
       if constexpr (weighted)
         sum = multiply_add(both, Vector<T>{} + tile.taps[t], sum);
       else
         sum += both;
     }
-    store(sum, out + x);
+    store_vector(out + x, sum);
   }
 }
 

@@ -11,32 +11,13 @@
 #include <type_traits>
 
 #include "hdrops/simd/convert.h"
+#include "hdrops/simd/vectors.h"
 
 namespace hdrops {
 namespace HDROPS_LEVEL {
 namespace {
 
 // ---- vectors ------------------------------------------------------------------------------------
-
-#if defined(__AVX512F__)
-constexpr int64_t vector_bytes = 64;
-#elif defined(__AVX__)
-constexpr int64_t vector_bytes = 32;
-#else
-constexpr int64_t vector_bytes = 16;
-#endif
-
-template <class T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(vector_bytes)));
-  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  typedef Index index __attribute__((vector_size(vector_bytes)));
-  typedef T unaligned __attribute__((vector_size(vector_bytes), aligned(alignof(T))));
-};
-template <class T>
-using Vector = typename VectorOf<T>::type;
-template <class T>
-constexpr int64_t lanes = vector_bytes / static_cast<int64_t>(sizeof(T));
 
 template <class T>
 inline const Vector<T>& vector_at(const T* at) {
@@ -46,32 +27,6 @@ template <class T>
 inline Vector<T>& vector_at(T* at) {
   return *reinterpret_cast<Vector<T>*>(at);
 }
-template <class T>
-inline Vector<T> vector_near(const T* at) {
-  return *reinterpret_cast<const typename VectorOf<T>::unaligned*>(at);
-}
-
-// a * b + c, rounded once where the level can.
-#if defined(__AVX512F__)
-inline Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
-  return _mm512_fmadd_ps(a, b, c);
-}
-inline Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c) {
-  return _mm512_fmadd_pd(a, b, c);
-}
-#elif defined(__FMA__)
-inline Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
-  return _mm256_fmadd_ps(a, b, c);
-}
-inline Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c) {
-  return _mm256_fmadd_pd(a, b, c);
-}
-#else
-template <class V>
-inline V fused(V a, V b, V c) {
-  return a * b + c;
-}
-#endif
 
 // lanes vectors of lanes values: rows become columns.
 template <class T>
@@ -116,14 +71,14 @@ class Taps {
         V sum = taps_[radius] * line[i + radius];
 #pragma GCC unroll 64
         for (int64_t k = 0; k < radius; ++k)
-          sum = fused(V{} + taps_[k], line[i + k] + line[i + size - 1 - k], sum);
+          sum = multiply_add(V{} + taps_[k], line[i + k] + line[i + size - 1 - k], sum);
         out[i] = sum;
       }
     } else {
       for (int64_t i = 0; i < lanes<T>; ++i) {
         V sum = taps_[radius_] * in(i + radius_);
         for (int64_t k = 0; k < radius_; ++k)
-          sum = fused(V{} + taps_[k], in(i + k) + in(i + 2 * radius_ - k), sum);
+          sum = multiply_add(V{} + taps_[k], in(i + k) + in(i + 2 * radius_ - k), sum);
         out[i] = sum;
       }
     }
@@ -150,8 +105,8 @@ class Taps {
 #pragma GCC unroll 64
         for (int64_t k = 0; k < radius; ++k) {
           const V tap = V{} + taps_[k];
-          sum = fused(tap, line[i + k] + line[last - k], sum);
-          sum_2 = fused(tap, square[i + k] + square[last - k], sum_2);
+          sum = multiply_add(tap, line[i + k] + line[last - k], sum);
+          sum_2 = multiply_add(tap, square[i + k] + square[last - k], sum_2);
         }
         out[i] = sum;
         squares[i] = sum_2;
@@ -537,8 +492,8 @@ class Sweep {
     }
     for (int64_t i = 0; i < block; ++i) {
       const int64_t at = column - halo();
-      const V s = down[0][i] * vector_near(ring_row(sums_, row - halo() + i) + at);
-      const V d = down[1][i] * vector_near(ring_row(differences_, row - halo() + i) + at);
+      const V s = down[0][i] * load_vector(ring_row(sums_, row - halo() + i) + at);
+      const V d = down[1][i] * load_vector(ring_row(differences_, row - halo() + i) + at);
       vector_at(results[0] + i * layout_.pitch + column) = s + d + down[2][i];
       if (maps == 4) vector_at(results[1] + i * layout_.pitch + column) = s - d + down[3][i];
     }
