@@ -244,7 +244,7 @@ def fmi(
         color: "mean" measures each channel and takes the mean, "grey" measures the grey image.
 
     Returns:
-        float64 (N,): 1 for the image itself; NaN where a float image is not finite.
+        float64 (N,); 1 for the image itself; NaN where a float image is not finite.
 
     Raises:
         TypeError: an image is of another dtype.

@@ -75,7 +75,7 @@ def viff(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
         color: "mean" measures each channel and takes the mean, "grey" measures the grey image.
 
     Returns:
-        float64 (N,): 1 where the fused image equals every source, also where all are flat; more where contrast is
+        float64 (N,); 1 where the fused image equals every source, also where all are flat; more where contrast is
         raised. NaN where a float image is not finite.
 
     Raises:
@@ -115,7 +115,7 @@ def vif(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
         color: "mean" measures each channel and takes the mean, "grey" measures the grey image.
 
     Returns:
-        float64 (N,): K where the fused image equals every source; more where contrast is raised. A flat source, which
+        float64 (N,); K where the fused image equals every source; more where contrast is raised. A flat source, which
         has no information to lose, counts as 1. NaN where a float image is not finite.
 
     Raises:
@@ -156,7 +156,7 @@ def correlation_coefficient(fused: Tensor, bracket: Tensor, *, color: Color = "m
         color: "mean" measures each channel and takes the mean, "grey" measures the grey image.
 
     Returns:
-        float64 (N,), -1 to 1. A flat image correlates with nothing: 0. NaN where a float image is not finite.
+        float64 (N,), -1 to 1; 0 with a flat image. NaN where a float image is not finite.
 
     Raises:
         TypeError: an image is of another dtype.

@@ -26,7 +26,7 @@ def average_gradient(image: Tensor, *, color: Color = "mean") -> Tensor:
         color: "mean" measures each channel and takes the mean, "grey" measures the grey image.
 
     Returns:
-        float64 (N,), in 8-bit codes per pixel: 0 for a flat image; NaN where a float image is not finite.
+        float64 (N,), in 8-bit codes per pixel; 0 for a flat image; NaN where a float image is not finite.
 
     Raises:
         TypeError: image is of another dtype.
@@ -54,7 +54,7 @@ def edge_intensity(image: Tensor, *, color: Color = "mean") -> Tensor:
         color: "mean" measures each channel and takes the mean, "grey" measures the grey image.
 
     Returns:
-        float64 (N,), on the range 0-255: 0 for a flat image or a single pixel; NaN where a float image is not finite.
+        float64 (N,), on the range 0-255; 0 for a flat image or a single pixel; NaN where a float image is not finite.
 
     Raises:
         TypeError: image is of another dtype.
@@ -80,7 +80,7 @@ def spatial_frequency(image: Tensor, *, color: Color = "mean", convention: Liter
             numbers, H (W - 1) and (H - 1) W.
 
     Returns:
-        float64 (N,), on the range 0-255: 0 for a flat image. A direction without differences, in an image one pixel
+        float64 (N,), on the range 0-255; 0 for a flat image. A direction without differences, in an image one pixel
         wide or high, counts as 0. NaN where a float image is not finite.
 
     Raises:
@@ -110,7 +110,7 @@ def standard_deviation(image: Tensor, *, color: Color = "mean") -> Tensor:
         color: "mean" measures each channel and takes the mean, "grey" measures the grey image.
 
     Returns:
-        float64 (N,), on the range 0-255: 0 for a flat image; NaN where a float image is not finite.
+        float64 (N,), on the range 0-255; 0 for a flat image; NaN where a float image is not finite.
 
     Raises:
         TypeError: image is of another dtype.

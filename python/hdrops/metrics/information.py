@@ -86,7 +86,7 @@ def cross_entropy(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> T
         color: "mean" measures each channel and takes the mean, "grey" measures the grey image.
 
     Returns:
-        float64 (N,): 0 for equal histograms, and where no level is common; NaN where a float image is not finite.
+        float64 (N,); 0 for equal histograms, and where no level is common; NaN where a float image is not finite.
 
     Raises:
         TypeError: an image is of another dtype.
@@ -120,7 +120,7 @@ def mutual_information(
             and 255 as one in the joint histogram alone, which raises the value where images are saturated.
 
     Returns:
-        float64 (N,): 0 by "paper" where the fused image or every source is flat; NaN where a float image is not finite.
+        float64 (N,); 0 by "paper" where the fused image or every source is flat; NaN where a float image is not finite.
 
     Raises:
         TypeError: an image is of another dtype.
@@ -154,7 +154,7 @@ def normalized_mutual_information(fused: Tensor, bracket: Tensor, *, color: Colo
         color: "mean" measures each channel and takes the mean, "grey" measures the grey image.
 
     Returns:
-        float64 (N,), 0 to K. A flat image shares nothing: its term is 0. NaN where a float image is not finite.
+        float64 (N,), 0 to K. A flat image shares nothing, its term is 0. NaN where a float image is not finite.
 
     Raises:
         TypeError: an image is of another dtype.
@@ -228,7 +228,7 @@ def qncie(fused: Tensor, bracket: Tensor, *, color: Color = "mean") -> Tensor:
         color: "mean" measures each channel and takes the mean, "grey" measures the grey image.
 
     Returns:
-        float64 (N,): 1 - log_256(K + 1) where no two images share information, as flat ones do not; an eigenvalue that
+        float64 (N,); 1 - log_256(K + 1) where no two images share information, as flat ones do not; an eigenvalue that
         is not positive counts as 0. NaN where a float image is not finite.
 
     Raises:

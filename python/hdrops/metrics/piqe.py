@@ -76,7 +76,7 @@ def piqe(image: Tensor, *, color: Color = "grey") -> Tensor:
         color: "grey" measures the grey image, as MATLAB does, "mean" measures each channel and takes the mean.
 
     Returns:
-        float64 (N,): 100 without an active block, as for a flat image; NaN where a float image is not finite.
+        float64 (N,); 100 without an active block, as for a flat image; NaN where a float image is not finite.
 
     Raises:
         TypeError: image is of another dtype.

@@ -80,7 +80,7 @@ def lpc_si(image: Tensor, *, color: Color = "grey") -> Tensor:
         color: "grey" measures the grey image, "mean" measures each channel and takes the mean.
 
     Returns:
-        float64 (N,): 0 for a flat image; NaN where a float image is not finite.
+        float64 (N,); 0 for a flat image; NaN where a float image is not finite.
 
     Raises:
         TypeError: image is of another dtype.
@@ -245,7 +245,7 @@ def s3(
         color: "grey" measures the grey image, "mean" measures each channel and takes the mean.
 
     Returns:
-        float64 (N,): 0 for a flat image; NaN where a float image is not finite.
+        float64 (N,); 0 for a flat image; NaN where a float image is not finite.
 
     Raises:
         TypeError: image is of another dtype.

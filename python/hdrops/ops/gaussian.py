@@ -91,7 +91,7 @@ def gaussian_mask(
         backend: "cpp", "cuda", "triton", "reference", or None for the device's own.
 
     Returns:
-        The masks, (N, C, H, W), in [0, 1], in the memory format of the image. The paper leaves the flat image open:
+        The masks, (N, C, H, W), in [0, 1], in the memory format of the image. The paper leaves the flat image open;
         its mask is 1 everywhere with and without ``invert``, so that nothing of it is masked. The error of
         :func:`gaussian_blur` counts relative to the contrast that the blur leaves: masks of photographs are within
         5e-5. Differentiable with respect to a floating-point image; pixels that are equally the minimum or maximum,

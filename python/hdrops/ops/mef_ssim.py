@@ -67,7 +67,7 @@ def mef_ssim(
         backend: "cpp", "cuda", "triton", "reference", or None for the device's own.
 
     Returns:
-        A scalar, or (N,) for reduction "none"; float32, float64 for float64 images. 1 is the best: of one source, or of
+        A scalar, or (N,) for reduction "none"; float32, float64 for float64 images. 1 is the best, of one source, or of
         equal ones, and this image itself. Where all sources are flat, or cancel but for rounding, the desired patch is
         flat, and Q falls with the fused patch's variance. NaN for an image whose fused image or sources hold NaN or
         infinity. The gradient of ``fused`` is exact, since the desired patch does not depend on it.
