@@ -1,6 +1,6 @@
 """Quality of fusion on static brackets: ``hdrops fuse`` by both methods, OpenCV's Mertens and the plain average.
 
-Writes the pictures of every method below a folder, judges them by ``hdrops evaluate`` with all metrics, and keeps the
+Writes the pictures of every method below a folder, judges them by ``hdrops evaluate``, and keeps the
 values in ``bench/results/fusion_quality.csv``. The brackets are those of kind "static" in ``brackets.json`` of a data
 folder, whose pictures have 8 bits.
 
@@ -84,7 +84,7 @@ def main() -> int:
     subprocess.run([sys.executable, "-c", FUSE], input=json.dumps(jobs), text=True, check=True, stdout=sys.stderr)
     report = arguments.out / "report.html"
     evaluate = [sys.executable, "-m", "hdrops_cli.main", "evaluate", *(str(pictures / m) for m in (*METHODS, *PEERS))]
-    evaluate += ["--sources", str(sources), "-o", str(report), "--metrics", "all"]
+    evaluate += ["--sources", str(sources), "-o", str(report)]
     code = subprocess.run(evaluate, check=False).returncode
     if code == 0:
         shutil.copy(report.with_suffix(".csv"), RESULTS / "fusion_quality.csv")
