@@ -8,8 +8,8 @@ from torch import Tensor
 
 from hdrops.losses.ssim import _Dissimilarity
 from hdrops.ops._borders import WindowBorder
+from hdrops.ops._similarity import Reduction
 from hdrops.ops.mef_ssim import MEF_SSIM_WEIGHTS, mef_ssim
-from hdrops.ops.ssim import Reduction
 
 
 class MEFSSIMLoss(_Dissimilarity):
@@ -23,7 +23,7 @@ class MEFSSIMLoss(_Dissimilarity):
         window: odd number of taps of the windows.
         sigma: of the Gaussian window in pixels.
         border: "valid", "reflect", "symmetric", "replicate" or "zeros".
-        k: of the constant C = (k data_range)².
+        k: of the constant C, (k · 255)² for values on 0 to 255.
         reduction: "mean" over the batch, or "none" for a value per image.
         backend: "cpp", "cuda", "triton", "reference", or None for the device's own.
 

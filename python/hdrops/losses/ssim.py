@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from hdrops.ops._borders import WindowBorder
-from hdrops.ops.ssim import MS_SSIM_WEIGHTS, Downsampling, Reduction, ms_ssim, ssim
+from hdrops.ops._similarity import Reduction
+from hdrops.ops.ssim import MS_SSIM_WEIGHTS, Downsampling, ms_ssim, ssim
 
 
 class _Dissimilarity(nn.Module):

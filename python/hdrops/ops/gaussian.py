@@ -14,6 +14,7 @@ from hdrops.ops._borders import Border, border_number
 from hdrops.reference import gaussian as reference
 
 SIGMAS = (0.3, 200.0)
+MOST_RADIUS = 10_000
 
 
 def gaussian_blur(
@@ -26,17 +27,18 @@ def gaussian_blur(
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Blur an image by a truncated Gaussian window, at a cost that does not grow with sigma.
+    """Blur an image by a truncated Gaussian window, on the CPU at a cost that does not grow with sigma.
 
     Eq. 1 to 3 of the paper, with the window normalised to a sum of 1::
 
         I_g(i, j) = Σ_{|y| <= r} Σ_{|x| <= r} g(y) g(x) I(i + y, j + x),   g(t) ∝ exp(-t² / (2 sigma²)),   Σ g = 1
 
     Args:
-        image: (N, C, H, W): uint8 or uint16 codes, or floating point of any range. Each channel is filtered alone.
+        image: (N, C, H, W): uint8 or uint16 codes, or floating point of any range whose contrast is in the range of
+            float32. Each channel is filtered alone.
             NaN and infinities spread over the window, at most 2 r + 1 pixels square, and no further.
         sigma: standard deviation in pixels, 0.3 to 200.
-        radius: r in pixels, >= 1; the paper's window of 6 sigma + 1 taps, r = round(3 sigma), by default.
+        radius: r in pixels, 1 to 10000; the paper's window of 6 sigma + 1 taps, r = round(3 sigma), by default.
         border: "reflect" (c b | a b c), "symmetric" (b a | a b c), "replicate" (a a | a b c) or "zeros". Images smaller
             than the window are mirrored as often as it takes.
         dtype: of the result: that of the image (the default; codes are rounded half to even), or ``torch.float32``, in
@@ -50,7 +52,9 @@ def gaussian_blur(
         floating-point image, as often as wanted. The result for float64 is exact to rounding. On the CPU that for all
         other types is within 3e-5 of the image's contrast, its largest less its smallest value: windows of more than
         12 pixels to either side are sums of 5 to 8 cosines there, fitted to 1e-5 of their sum, so that the time does
-        not depend on sigma; a constant channel keeps its value to the bit.
+        not depend on sigma; without zeros beyond the border a constant channel keeps its value to the bit. Elsewhere,
+        and for float64, NaN and infinities, the time grows with the radius: CUDA weighs every tap and Triton
+        multiplies by a banded matrix, both exact to rounding.
 
     Raises:
         TypeError: an unsupported dtype of the image or the result.
@@ -81,7 +85,7 @@ def gaussian_mask(
 
     Args:
         image: (N, C, H, W): uint8 or uint16 codes, or floating point of any range. An image that holds NaN has a mask
-            of NaN.
+            of NaN; one that holds infinity has NaN in the windows that do, and no contrast left elsewhere.
         sigma: standard deviation in pixels, 0.3 to 200.
         invert: give the mask of the dark areas, for overexposed images.
         out: tensor to write the mask to, sharing no memory with the image. Not with autograd.
@@ -113,9 +117,9 @@ def _checked(image: Any, sigma: float, radius: int | None, border: str) -> tuple
     if not SIGMAS[0] <= sigma <= SIGMAS[1]:
         raise ValueError(f"sigma must be {SIGMAS[0]:g} to {SIGMAS[1]:g} pixels, got {sigma}")
     reach = math.floor(3 * sigma + 0.5) if radius is None else radius
-    if reach < 1:
-        raise ValueError(f"radius must be at least 1 pixel, got {reach}")
-    return image, float(sigma), reach, border_number(border, Border)
+    if int(reach) != reach or not 1 <= reach <= MOST_RADIUS:
+        raise ValueError(f"radius must be 1 to {MOST_RADIUS} whole pixels, got {reach}")
+    return image, float(sigma), int(reach), border_number(border, Border)
 
 
 def _run(

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hdrops.ops import _arguments, _grey, _providers
-from hdrops.ops._borders import WindowBorder, border_number
-from hdrops.ops.ssim import MS_SSIM_WEIGHTS, Reduction, taps
+from hdrops.ops._borders import WindowBorder
+from hdrops.ops._similarity import Reduction, checked_options, checked_weights, product_of_powers, reduced
+from hdrops.ops.ssim import MS_SSIM_WEIGHTS
 from hdrops.reference import mef_ssim as reference
 
 # Those of the authors' code: the finest three of MS-SSIM's five, of sum 1.
@@ -56,9 +57,9 @@ def mef_ssim(
         fused: (N, C, H, W) with 1 or 3 channels: floating point, or uint8 or uint16 codes. Colour becomes grey first,
             by MATLAB's ``rgb2gray``; of uint8 it is rounded to codes, as there.
         bracket: the sources, (N, K, C, H, W) with K >= 1, of the same dtype, in any order.
-        data_range: the range of the values: 1 for images in [0, 1] and for codes, 255 for floats of 0 to 255.
+        data_range: the range of the values: 1 for images in [0, 1], 255 for floats of 0 to 255; of codes always 1.
         weights: w_1 ... w_J, finest first; their number is that of the scales, ``(1.0,)`` for the finest alone.
-        window: odd number of taps of both windows.
+        window: odd number of taps of both windows, 3 to 127.
         sigma: of the Gaussian window, in pixels.
         border: "valid" takes only positions at which the whole window lies inside, as the authors do; or "reflect",
             "symmetric", "replicate", "zeros".
@@ -79,35 +80,13 @@ def mef_ssim(
         RuntimeError: a bracket that requires a gradient.
     """
     fused, sources = _checked_images(fused, bracket)
-    if not weights or not all(0 <= weight < math.inf for weight in weights):
-        raise ValueError(f"weights must be finite exponents >= 0, at least one, got {tuple(weights)}")
-    if not 0 < data_range < math.inf:
-        raise ValueError(f"data_range must be positive and finite, got {data_range}")
-    if window < 3 or window % 2 == 0:
-        raise ValueError(f"window must be an odd number of taps, at least 3, got {window}")
-    if not 0 < sigma < math.inf:
-        raise ValueError(f"sigma must be positive and finite, got {sigma}")
+    exponents = checked_weights(weights)
     if not 0 < k < math.inf:
         raise ValueError(f"k must be positive and finite, got {k}")
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
-    number = border_number(border, WindowBorder)
-    height, width = fused.shape[-2:]
-    smallest = (window - 1) * 2 ** (len(weights) - 1) + 1 if border == "valid" else 1
-    if min(height, width) < smallest:
-        raise ValueError(
-            f"an image of {width} x {height} is too small for a window of {window} on {len(weights)} scales: give at "
-            f"least {smallest} pixels a side, border='symmetric', or fewer weights"
-        )
+    taps, number = checked_options(fused, data_range, window, sigma, border, reduction, len(exponents), 3)
     operator = _providers.overload("mef_ssim_means", backend, fused)
-    means = operator(
-        in_grey(fused), in_grey(sources), taps(window, sigma), float(data_range), float(k), number, len(weights)
-    )
-    # Not clamp(min=0) ** w: its gradient at 0 is infinite, and infinity times 0 is NaN.
-    negative = means <= 0
-    exponents = torch.tensor(weights, dtype=means.dtype, device=means.device)
-    values = torch.where(negative, 0.0, torch.where(negative, 1.0, means).pow(exponents)).prod(-1)
-    return values.mean() if reduction == "mean" else values
+    means = operator(in_grey(fused), in_grey(sources), taps, float(data_range), float(k), number, len(exponents))
+    return reduced(product_of_powers(means, exponents), reduction)
 
 
 def _checked_images(fused: Any, bracket: Any) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from hdrops.ops import _arguments, _providers
-from hdrops.ops._borders import WindowBorder, border_number
-from hdrops.reference import gaussian
+from hdrops.ops._borders import WindowBorder
+from hdrops.ops._similarity import Reduction, checked_options, checked_weights, product_of_powers, reduced
 from hdrops.reference import ssim as reference
 
-Reduction = Literal["mean", "none"]
 Downsampling = Literal["symmetric", "zeros"]
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
@@ -46,8 +45,9 @@ def ssim(
     Args:
         x: (N, C, H, W), any C: floating point, or uint8 or uint16 codes, which are scaled to [0, 1] first.
         y: of the same shape and dtype.
-        data_range: L, the range of the values: 1 for images in [0, 1] and for codes, 255 for floats of 0 to 255.
-        window: odd number of taps of the separable window.
+        data_range: L, the range of the values: 1 for images in [0, 1], 255 for floats of 0 to 255; of codes always 1.
+            Values that exceed it a thousandfold cost float32 images their accuracy: convert those to float64.
+        window: odd number of taps of the separable window, 1 to 127.
         sigma: of a Gaussian window in pixels; None for a uniform one.
         border: "valid" takes only positions at which the whole window lies inside, as Wang's code, pytorch-msssim and
             the mean of scikit-image do; or "reflect", "symmetric", "replicate" (MATLAB's ``ssim``), "zeros".
@@ -67,7 +67,7 @@ def ssim(
     """
     arguments = _checked(x, y, data_range, window, sigma, border, k, unbiased, reduction, 1)
     means = _providers.overload("ssim_means", backend, arguments[0])(*arguments, 1, False)
-    return _reduced(means[..., 0, 0].mean(1), reduction)
+    return reduced(means[..., 0, 0].mean(1), reduction)
 
 
 def ms_ssim(
@@ -117,38 +117,14 @@ def ms_ssim(
         TypeError: images of an unsupported dtype, or of two.
         ValueError: as for :func:`ssim`; with border "valid" the coarsest scale must hold the window.
     """
-    if not weights or not all(0 <= w < math.inf for w in weights):
-        raise ValueError(f"weights must be finite exponents >= 0, at least one, got {tuple(weights)}")
+    exponents = checked_weights(weights)
     if downsampling not in get_args(Downsampling):
         raise ValueError(f"downsampling must be 'symmetric' or 'zeros', got {downsampling!r}")
-    levels = len(weights)
+    levels = len(exponents)
     arguments = _checked(x, y, data_range, window, sigma, border, k, unbiased, reduction, levels)
     means = _providers.overload("ssim_means", backend, arguments[0])(*arguments, levels, downsampling == "zeros")
     factors = torch.cat([means[..., :-1, 1], means[..., -1:, 0]], -1)
-    # Not clamp(min=0) ** w: its gradient at 0 is infinite, and infinity times 0 is NaN.
-    negative = factors <= 0
-    exponents = torch.tensor(weights, dtype=means.dtype, device=means.device)
-    powers = torch.where(negative, 0.0, torch.where(negative, 1.0, factors).pow(exponents))
-    return _reduced(powers.prod(-1).mean(1), reduction)
-
-
-def _reduced(values: Tensor, reduction: str) -> Tensor:
-    return values.mean() if reduction == "mean" else values
-
-
-def taps(window: int, sigma: float | None) -> list[float]:
-    """Those of a Gaussian window, or of a uniform one."""
-    window, sigma = _constant(window), _constant(sigma)
-    return [1 / window] * window if sigma is None else gaussian.window(sigma, window // 2)
-
-
-def _constant(value: Any) -> Any:
-    """A number itself where the compiler has made it a symbol: taps of symbols do not compile."""
-    if value is None or not torch.compiler.is_compiling():
-        return value
-    from torch.fx.experimental.symbolic_shapes import guard_scalar
-
-    return guard_scalar(value)
+    return reduced(product_of_powers(factors, exponents).mean(1), reduction)
 
 
 def _checked(
@@ -173,32 +149,16 @@ def _checked(
         raise ValueError(f"x and y must have one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
     if y.device != x.device:
         raise ValueError(f"x is on {x.device}, y on {y.device}; move them to one device")
-    if not 0 < data_range < math.inf:
-        raise ValueError(f"data_range must be positive and finite, got {data_range}")
-    if window < 1 or window % 2 == 0:
-        raise ValueError(f"window must be an odd number of taps, got {window}")
-    if sigma is not None and not 0 < sigma < math.inf:
-        raise ValueError(f"sigma must be positive and finite, or None for a uniform window, got {sigma}")
     if len(k) != 2 or not all(0 <= value < math.inf for value in k):
         raise ValueError(f"k must be two finite constants >= 0, got {k}")
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
     if unbiased and window == 1:
         raise ValueError("unbiased needs a window of at least 3 taps")
-    number = border_number(border, WindowBorder)
-    *_, c, h, w = x.shape
-    if 0 in (c, h, w):
+    if 0 in x.shape[1:]:
         raise ValueError(f"x has no pixels: shape {tuple(x.shape)}")
-    smallest = (window - 1) * 2 ** (levels - 1) + 1 if border == "valid" else 1
-    if min(h, w) < smallest:
-        scales = f" on {levels} scales" if levels > 1 else ""
-        raise ValueError(
-            f"an image of {w} x {h} is too small for a window of {window}{scales}: give at least {smallest} pixels "
-            "a side, border='symmetric', or fewer weights"
-        )
+    taps, number = checked_options(x, data_range, window, sigma, border, reduction, levels, 1)
     covariance = window**2 / (window**2 - 1) if unbiased else 1.0
     c1, c2 = ((value * data_range) ** 2 for value in k)
-    return x, y, taps(window, sigma), c1, c2, covariance, number
+    return x, y, taps, c1, c2, covariance, number
 
 
 # ---- fake kernels and autograd -------------------------------------------------------------------------------------
