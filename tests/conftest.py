@@ -16,13 +16,29 @@ from hdrops.ops import _providers
 
 # The interpreter takes about a second a call: of these tests it runs one case in so many, unless --full is given.
 INTERPRETED = {
-    "test_values": 5,
-    "test_gradients": 6,
+    "test_values": 14,
+    "test_gradients": 14,
+    "test_gradcheck": 3,
+    "test_only_wanted_gradients": 3,
+    "test_opcheck": 2,
+    "test_compile": 5,
+    "test_compile_out": 3,
+    "test_export": 4,
+    "test_autocast": 4,
+    "test_any_shape_and_strides": 3,
+    "test_memory_format": 5,
     "test_all_pairs_of_bytes": 8,
-    "test_memory_format": 3,
     "test_equals_opencv": 3,
     "test_equals_opencv_on_photographs": 10**6,
     "test_equals_golden_pictures": 10**6,
+    "test_sigma_sweep": 3,
+    "test_borders_and_small_images": 4,
+    "test_adjoint": 3,
+    "test_flat_image": 3,
+    "test_special_values_stay_within_the_window": 2,
+    "test_mask_of_infinity": 2,
+    "test_windows_and_borders": 6,
+    "test_equals_the_patches_of_the_paper": 3,
 }
 
 
