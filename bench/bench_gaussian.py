@@ -18,7 +18,7 @@ NAMES = {torch.uint8: "uint8", torch.float32: "float32"}
 
 
 def _flops(sigma: float) -> int:
-    """A pixel's: taps of half the window, each for two pixels, or, where that is less, five cosines; along both axes."""
+    """A pixel's, along both axes: taps of half the window for two pixels each, or five cosines where that is less."""
     return 2 * min(3 * round(3 * sigma) + 1, 5 * 8 + 8)
 
 
