@@ -250,11 +250,13 @@ class Filter {
 
   int64_t bands() const { return bands_; }
 
-  // The first value of a plane, which all are relative to; 0 where it is not finite.
+  // The first value of a plane, which all are relative to; 0 where it is not finite, or so large that
+  // differences from it could overflow.
   T pivot(const char* plane) const {
     T value;
     loops<T>().load(plane, storage_, 0, 1, 1, T(0), &value);
-    return loops<T>().finite(&value, 1) ? value : T(0);
+    constexpr T most = std::numeric_limits<T>::max() * std::numeric_limits<T>::epsilon() / 4;
+    return std::abs(value) <= most ? value : T(0);
   }
 
   // Scratch of one thread.
@@ -679,15 +681,6 @@ void mask_gradient_as(const GaussianProblem& p,
 }
 
 // ---- operators ----------------------------------------------------------------------------------
-
-// Calls f with a value of the arithmetic type.
-template <class F>
-void with_compute_type(ScalarType image, const F& f) {
-  if (image == ScalarType::Double)
-    f(double{});
-  else
-    f(float{});
-}
 
 void blur_into(const GaussianProblem& p, const Tensor& image_in, bool adjoint, const Tensor& out) {
   if (image_in.numel() == 0) return;
