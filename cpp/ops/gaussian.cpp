@@ -250,13 +250,11 @@ class Filter {
 
   int64_t bands() const { return bands_; }
 
-  // The first value of a plane, which all are relative to; 0 where it is not finite, or so large that
-  // differences from it could overflow.
+  // The first value of a plane, which all are relative to; 0 where it is not finite.
   T pivot(const char* plane) const {
     T value;
     loops<T>().load(plane, storage_, 0, 1, 1, T(0), &value);
-    constexpr T most = std::numeric_limits<T>::max() * std::numeric_limits<T>::epsilon() / 4;
-    return std::abs(value) <= most ? value : T(0);
+    return loops<T>().finite(&value, 1) ? value : T(0);
   }
 
   // Scratch of one thread.
