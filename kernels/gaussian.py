@@ -165,8 +165,8 @@ class _Gaussian(NamedTuple):
 
 def _gaussian(image: Tensor, sigma: float, radius: int, border: int) -> _Gaussian:
     dtype = compute_dtype(image)
-    # Beyond, taps vanish beside those before them.
-    radius = min(radius, math.ceil((39 if dtype == torch.float64 else 7) * sigma))
+    # Beyond, taps vanish beside those before them: the reach of the other backends.
+    radius = min(radius, math.ceil((39 if dtype == torch.float64 else 5.5) * sigma))
     steepness = 0.5 / sigma**2
     peak = 1 / math.fsum(math.exp(-steepness * i * i) for i in range(-radius, radius + 1))
     size = 2 * radius + 1
@@ -189,7 +189,7 @@ def _filter(
     pivot: bool = False,
     extremes: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """One pass over (N, C, H, W), along rows or columns; the extremes of each image, where asked for."""
+    """One pass over (N, C, H, W), along rows or columns; the extremes of each image's tiles, where asked for."""
     images, c, h, w = source.shape
     n, lines, outer, strides = (w, c * h, images, (c * h * w, 1, w)) if rows else (h, w, images * c, (h * w, w, 1))
     border = line_border(n, window.border)
@@ -223,7 +223,7 @@ def _filter(
         CHUNK=CHUNK,
         num_warps=8,
     )
-    return lows.amin(1), highs.amax(1)
+    return lows, highs
 
 
 # ---- the blurred image ---------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def _blurred(image: Tensor, window: _Gaussian) -> tuple[Tensor, Tensor, Tensor]:
     # Beyond the border there may be zeros, which are not relative to anything.
     _filter(image, columns, False, window, pivot=window.border != ZEROS)
     lows, highs = _filter(columns, blurred, True, window, extremes=True)
-    return blurred, lows, highs
+    return blurred, lows.amin(1), highs.amax(1)
 
 
 def gaussian_mask(

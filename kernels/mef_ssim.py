@@ -1,8 +1,8 @@
 """Triton kernels of ``mef_ssim``; arguments as in ``cpp/schema.cpp``, definition in ``hdrops.reference.mef_ssim``.
 
 A program takes a run of positions and sums over their windows directly, about the pixel at the centre of
-each; all pairs of images are one axis of its tensors, so that any number of sources is served. The levels above the
-finest, and images with what stands beyond their borders, are made by PyTorch.
+each; all pairs of images are axes of its tensors, so that programs take fewer positions the more sources there are. The
+levels above the finest, and images with what stands beyond their borders, are made by PyTorch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from hdrops.reference.mef_ssim import CANCELLED, CONTRAST_FLOOR, EPSILON, RANGE,
 from hdrops.reference.ssim import halve
 
 BLOCK = 128
+MOST_VALUES = 2**15  # of a tensor over all pairs of images
+MOST_SOURCES = 127
 LEVEL = 2 / math.pi * math.atan(STEEPEST)  # the consistency from which p is at its largest
 
 
@@ -112,7 +114,7 @@ def _quality(
     return (2 * covariance + c) * inverse, inverse, shares, means, pivot
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K", "height", "width", "window", "blocks"])
 def means_kernel(
     sources,
     fused,
@@ -168,7 +170,7 @@ def means_kernel(
     tl.store(out + program, tl.sum(tl.where(inside, quality, 0.0).to(tl.float64)))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K", "height", "width", "window", "blocks"])
 def slopes_kernel(
     sources,
     fused,
@@ -250,7 +252,7 @@ def _seen(slopes, taps, y, x, rows, columns, window, T: tl.constexpr, BLOCK: tl.
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K", "height", "width", "window", "blocks"])
 def gradient_kernel(
     sources,
     fused,
@@ -289,10 +291,15 @@ def gradient_kernel(
     _store(grad + image * plane + at, total * factor_scale, inside, 1)
 
 
+def _positions(k: int) -> int:
+    """Positions of a program, for k sources."""
+    return min(BLOCK, MOST_VALUES // triton.next_power_of_2(k + 1) ** 2)
+
+
 def _constants(dtype: torch.dtype, k: int) -> dict[str, object]:
     return {
         "KP": triton.next_power_of_2(k + 1),
-        "BLOCK": BLOCK,
+        "BLOCK": _positions(k),
         "FLOOR": CONTRAST_FLOOR,
         "EPS": EPSILON,
         "STEEP": STEEPEST,
@@ -319,10 +326,16 @@ class _Level:
         """K, height and width, window, and blocks of positions."""
         height, width = self.fused.shape[-2:]
         positions = (height - window + 1) * (width - window + 1)
-        return self.sources.shape[1], height, width, window, triton.cdiv(positions, BLOCK)
+        count = self.sources.shape[1]
+        return count, height, width, window, triton.cdiv(positions, _positions(count))
 
 
 def _levels(fused: Tensor, bracket: Tensor, data_range: float, taps: int, border: int, levels: int) -> list[_Level]:
+    if bracket.shape[1] > MOST_SOURCES:
+        raise ValueError(
+            f"mef_ssim: backend='triton' takes at most {MOST_SOURCES} sources, got {bracket.shape[1]}; "
+            "give fewer, or use another backend"
+        )
     scale = RANGE / data_range / full_scale(fused.dtype)
     image, sources = fused[:, 0], bracket[:, :, 0]
     result = []

@@ -131,8 +131,11 @@ def _moments(
         square_s = tl.dot(line_ss, weight, square_s, input_precision="tf32x3", out_dtype=T)
         square_d = tl.dot(line_dd, weight, square_d, input_precision="tf32x3", out_dtype=T)
     factor = tl.full([], covariance, T)
+    # Rounding leaves none below 0, so that the factors stay in [-1, 1]; NaN stays.
     var_s = factor * (square_s - mean_s * mean_s)
     var_d = factor * (square_d - mean_d * mean_d)
+    var_s = tl.where(var_s < 0, 0.0, var_s)
+    var_d = tl.where(var_d < 0, 0.0, var_d)
     unit: tl.constexpr = 1.0 / FULL
     return mean_s, mean_d, var_s, var_d, pivot_x * unit, pivot_y * unit
 
@@ -257,20 +260,21 @@ def slopes_kernel(
     upstream = grad + (plane * levels + level) * 2
     by_product = tl.load(upstream).to(T) * scale
     by_structure = tl.load(upstream + 1).to(T) * scale
-    # Written without 1 - l and 1 - cs, which vanish to rounding where the images are alike.
+    # Written without 1 - l and 1 - cs, which vanish to rounding where the images are alike, and without squares of
+    # the inverses, which leave the range of float32 where the images are very dark or very bright.
     two_c1, two_c2 = tl.full([], 2 * c1, T), tl.full([], 2 * c2, T)
     s2, d2 = mean_s * mean_s, mean_d * mean_d
     over_l = 1 / (s2 + d2 + two_c1)
     over_cs = 1 / (var_s + var_d + two_c2)
     l_factor = (s2 - d2 + two_c1) * over_l
     cs_factor = (var_s - var_d + two_c2) * over_cs
-    luminance = 4 * by_product * cs_factor * over_l * over_l
-    structure = 2 * (by_product * l_factor + by_structure) * over_cs * over_cs
+    luminance = 4 * by_product * cs_factor
+    structure = 2 * (by_product * l_factor + by_structure) * over_cs
     factor = 2 * tl.full([], covariance, T)
-    b_s = factor * structure * var_d
-    b_d = -factor * structure * (var_s + two_c2)
-    a_s = luminance * mean_s * d2 - b_s * from_middle_s
-    a_d = -luminance * mean_d * (s2 + two_c1) - b_d * from_middle_d
+    b_s = factor * structure * (var_d * over_cs)
+    b_d = -factor * structure * ((var_s + two_c2) * over_cs)
+    a_s = luminance * (mean_s * over_l) * (d2 * over_l) - b_s * from_middle_s
+    a_d = -luminance * (mean_d * over_l) * ((s2 + two_c1) * over_l) - b_d * from_middle_d
 
     row = top + tl.arange(0, TILE)[:, None]
     column = left + tl.arange(0, TILE)[None, :]

@@ -680,15 +680,6 @@ void mask_gradient_as(const GaussianProblem& p,
 
 // ---- operators ----------------------------------------------------------------------------------
 
-// Calls f with a value of the arithmetic type.
-template <class F>
-void with_compute_type(ScalarType image, const F& f) {
-  if (image == ScalarType::Double)
-    f(double{});
-  else
-    f(float{});
-}
-
 void blur_into(const GaussianProblem& p, const Tensor& image_in, bool adjoint, const Tensor& out) {
   if (image_in.numel() == 0) return;
   const Tensor image = torch::stable::contiguous(image_in);

@@ -54,8 +54,8 @@ class MefSsim {
     for (int64_t level = 0; level < p.levels; ++level) {
       sizes_.push_back({h, w, stored_size_});
       if (level > 0) stored_size_ += (p.k + 1) * h * w;
-      h = (h + 1) / 2;
-      w = (w + 1) / 2;
+      h = math::halved_size(h);
+      w = math::halved_size(w);
     }
   }
 
@@ -149,7 +149,7 @@ class MefSsim {
           T* row = grads[at] + y * s.w;
           if (coarser != nullptr) {
             const T weight = y == s.h - 1 && s.h % 2 != 0 ? T(1) : T(0.5);
-            loops<T>().spread(coarser + y / 2 * ((s.w + 1) / 2), weight, 0, s.w, s.w, row);
+            loops<T>().spread(coarser + y / 2 * math::halved_size(s.w), weight, 0, s.w, s.w, row);
           }
           if (!finest) continue;
           for (int64_t x = 0; x < s.w; ++x) row[x] *= static_cast<T>(p_.scale);
@@ -363,20 +363,15 @@ Tensor mef_ssim_means(const Tensor& fused_in,
       check_mef_ssim("mef_ssim_means", fused_in, bracket_in, window, data_range, k, border, levels);
   const Tensor fused = torch::stable::contiguous(fused_in);
   const Tensor bracket = torch::stable::contiguous(bracket_in);
-  const ScalarType compute = compute_dtype(fused.scalar_type());
-  const Tensor out = allocate({p.n, p.levels}, compute, fused);
-  const auto run = [&](auto zero) {
+  const Tensor out = allocate({p.n, p.levels}, compute_dtype(fused.scalar_type()), fused);
+  with_compute_type(fused.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     T* const means = out.mutable_data_ptr<T>();
     over_levels<T>(p, fused, bracket, [&](const MefSsim<T>& images, int64_t n) {
       for (int64_t level = 0; level < p.levels; ++level)
         means[n * p.levels + level] = static_cast<T>(images.mean(level));
     });
-  };
-  if (compute == ScalarType::Double)
-    run(0.0);
-  else
-    run(0.0f);
+  });
   return out;
 }
 
@@ -393,10 +388,10 @@ Tensor mef_ssim_means_backward(const Tensor& grad_in,
   check_mef_ssim_grad(p, grad_in, fused_in);
   const Tensor fused = torch::stable::contiguous(fused_in);
   const Tensor bracket = torch::stable::contiguous(bracket_in);
-  const ScalarType compute = compute_dtype(fused.scalar_type());
-  const Tensor grad = torch::stable::contiguous(torch::stable::to(grad_in, compute));
+  const Tensor grad =
+      torch::stable::contiguous(torch::stable::to(grad_in, compute_dtype(fused.scalar_type())));
   const Tensor out = allocate(shape_of(fused), fused.scalar_type(), fused);
-  const auto run = [&](auto zero) {
+  with_compute_type(fused.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const T* const upstream = grad.const_data_ptr<T>();
     auto* const to = static_cast<char*>(out.mutable_data_ptr());
@@ -405,11 +400,7 @@ Tensor mef_ssim_means_backward(const Tensor& grad_in,
       const auto work = buffer<T>(images.gradient_size());
       images.gradient(upstream + n * p.levels, work.get(), to + n * bytes);
     });
-  };
-  if (compute == ScalarType::Double)
-    run(0.0);
-  else
-    run(0.0f);
+  });
   return out;
 }
 

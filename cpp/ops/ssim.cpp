@@ -216,15 +216,6 @@ class Ssim {
   Buffer<T> pyramid_;
 };
 
-// Calls f with a zero of the arithmetic type of an image type.
-template <class F>
-void with_compute_type(ScalarType image, const F& f) {
-  if (compute_dtype(image) == ScalarType::Double)
-    f(double{});
-  else
-    f(float{});
-}
-
 Tensor ssim_means(const Tensor& x_in,
                   const Tensor& y_in,
                   const std::vector<double> window,

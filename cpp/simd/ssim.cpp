@@ -294,25 +294,30 @@ class Sweep {
     return mask;
   }
 
-  // The mean of a few pixels of the tile, in its arithmetic type.
+  // The median of the finite ones of a few pixels of the tile, in its arithmetic type: highlights
+  // are no reason to lose the variance of the rest.
   template <class S>
   T pivot(const S* plane) const {
     constexpr int64_t samples = 8;
     const auto at = [](int64_t from, int64_t to, int64_t margin, int64_t n, int64_t i) {
-      return std::clamp<int64_t>(from + (to - from) * i / samples - margin, 0, n - 1);
+      return std::clamp<int64_t>(
+          from + (to - from) * (2 * i + 1) / (2 * samples) - margin, 0, n - 1);
     };
     const int64_t margin = window_.margin();
-    T sum = T(0);
+    T values[samples * samples];
+    int64_t count = 0;
     for (int64_t i = 0; i < samples; ++i) {
       const int64_t row = at(tile_.top, tile_.bottom + halo(), margin, planes_.height, i);
       for (int64_t j = 0; j < samples; ++j) {
         const int64_t column = at(tile_.left, tile_.right + halo(), margin, planes_.width, j);
-        T value;
-        load_run(plane + row * planes_.width + column, 1, &value);
-        sum += value;
+        load_run(plane + row * planes_.width + column, 1, values + count);
+        if (values[count] - values[count] == T(0)) ++count;
       }
     }
-    return sum / T(samples * samples);
+    if (count == 0) return T(0);
+    const auto below = [](T a, T b) { return a < b; };
+    std::nth_element(values, values + count / 2, values + count, below);
+    return values[count / 2];
   }
 
   const T* ring_row(const T* ring, int64_t row) const {
@@ -409,8 +414,8 @@ class Sweep {
     const T covariance = window_.constants.covariance;
     return {s + (pivot_x_ + pivot_y_),
             d + (pivot_x_ - pivot_y_),
-            covariance * (moments[1][i] - s * s),
-            covariance * (moments[3][i] - d * d)};
+            math::ssim_variance(moments[1][i], s, covariance),
+            math::ssim_variance(moments[3][i], d, covariance)};
   }
 
  public:

@@ -454,7 +454,7 @@ template <class S>
 __global__ void __launch_bounds__(threads)
     halve(const S* from, int64_t planes, int64_t h, int64_t w, Compute<S> scale, Compute<S>* to) {
   using T = Compute<S>;
-  const int64_t rows = (h + 1) / 2, columns = (w + 1) / 2;
+  const int64_t rows = math::halved_size(h), columns = math::halved_size(w);
   const int64_t first = int64_t{blockIdx.x} * threads + threadIdx.x;
   for (int64_t i = first; i < planes * rows * columns; i += int64_t{gridDim.x} * threads) {
     const S* plane = from + i / (rows * columns) * h * w;
@@ -469,9 +469,7 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-// Taps come as an argument, so that a CUDA graph captures them. side_for() admits no more.
-constexpr int64_t most_taps = 128;
-
+// Taps come as an argument, so that a CUDA graph captures them. check_window() admits no more.
 template <class T>
 struct Taps {
   T value[most_taps];
@@ -531,7 +529,7 @@ class MefSsim {
                           static_cast<T>(p.scale));
     int64_t h = p.h, w = p.w;
     for (int64_t level = 1; level < p.levels; ++level) {
-      const int64_t rows = (h + 1) / 2, columns = (w + 1) / 2;
+      const int64_t rows = math::halved_size(h), columns = math::halved_size(w);
       T *to_fused = scratch(p.n * rows * columns),
         *to_bracket = scratch(p.n * p.k * rows * columns);
       if (level == 1) {
@@ -601,7 +599,7 @@ class MefSsim {
 
   template <class V>
   void reduce(const V* from, int64_t planes, int64_t h, int64_t w, T scale, T* to) {
-    const int64_t size = planes * ((h + 1) / 2) * ((w + 1) / 2);
+    const int64_t size = planes * math::halved_size(h) * math::halved_size(w);
     launch_(&halve<V>, ceil_div(size, threads), threads, 0, from, planes, h, w, scale, to);
   }
 

@@ -167,8 +167,8 @@ __device__ TileMoments<Compute<In>> moments(const In* x,
     const T mean_s = sum[u].item[0], mean_d = sum[u].item[1];
     result.item[u] = {mean_s,
                       mean_d,
-                      covariance * (sum[u].item[2] - mean_s * mean_s),
-                      covariance * (sum[u].item[3] - mean_d * mean_d)};
+                      math::ssim_variance(sum[u].item[2], mean_s, covariance),
+                      math::ssim_variance(sum[u].item[3], mean_d, covariance)};
   }
   return result;
 }

@@ -1,12 +1,13 @@
 // Argument checks of the operator mef_ssim, shared by its CPU and CUDA kernels.
 #pragma once
 
-#include <cmath>
 #include <vector>
 
 #include "hdrops/math/border.h"
 #include "hdrops/math/mef_ssim.h"
+#include "hdrops/math/ssim.h"
 #include "hdrops/tensor.h"
+#include "hdrops/window_checks.h"
 
 namespace hdrops {
 
@@ -40,10 +41,7 @@ inline MefSsimProblem check_mef_ssim(const char* op,
   check_image_dtype(op, "fused", fused);
   check_dtype(op, "bracket", bracket, fused.scalar_type());
   check_same_device(op, "bracket", bracket, fused);
-  const ScalarType dtype = fused.scalar_type();
-  const double full_scale = dtype == ScalarType::Byte     ? 255.0
-                            : dtype == ScalarType::UInt16 ? 65535.0
-                                                          : 1.0;
+  const double full_scale = full_scale_of(storage_of(fused.scalar_type()));
   const double root = k * math::mef_range;
   const MefSsimProblem p{fused.size(0),
                          bracket.size(1),
@@ -62,22 +60,16 @@ inline MefSsimProblem check_mef_ssim(const char* op,
                   " and ",
                   shape_text(bracket));
   STD_TORCH_CHECK(p.k >= 1, op, ": bracket must hold at least one source");
-  STD_TORCH_CHECK(data_range > 0 && std::isfinite(data_range),
-                  op,
-                  ": data_range must be positive and finite, got ",
-                  data_range);
-  STD_TORCH_CHECK(k > 0 && std::isfinite(k), op, ": k must be positive and finite, got ", k);
+  check_positive(op, "data_range", data_range);
+  check_positive(op, "k", k);
   STD_TORCH_CHECK(
       border >= 0 && border <= 4, op, ": border must be one of math::Border, got ", border);
-  STD_TORCH_CHECK(levels >= 1 && levels <= 60, op, ": levels must be 1 to 60, got ", levels);
-  bool symmetric = window.size() % 2 == 1;
-  for (size_t i = 0; i < window.size(); ++i)
-    symmetric = symmetric && window[i] == window[window.size() - 1 - i];
-  STD_TORCH_CHECK(symmetric, op, ": window must be an odd number of taps, symmetric");
+  check_levels(op, levels);
+  check_window(op, window);
   int64_t h = p.h, w = p.w;
   for (int64_t level = 1; level < levels; ++level) {
-    h = (h + 1) / 2;
-    w = (w + 1) / 2;
+    h = math::halved_size(h);
+    w = math::halved_size(w);
   }
   STD_TORCH_CHECK(p.positions(h) >= 1 && p.positions(w) >= 1,
                   op,

@@ -6,6 +6,7 @@
 #include "hdrops/math/border.h"
 #include "hdrops/math/ssim.h"
 #include "hdrops/tensor.h"
+#include "hdrops/window_checks.h"
 
 namespace hdrops {
 
@@ -44,17 +45,12 @@ inline SsimProblem check_ssim(const char* op,
                   shape_text(x),
                   " and ",
                   shape_text(y));
-  STD_TORCH_CHECK(window.size() % 2 == 1,
-                  op,
-                  ": window must have an odd number of taps, got ",
-                  static_cast<int64_t>(window.size()));
-  for (size_t i = 0; i < window.size() / 2; ++i) {
-    STD_TORCH_CHECK(window[i] == window[window.size() - 1 - i],
-                    op,
-                    ": window must be symmetric about its middle");
-  }
+  check_window(op, window);
+  check_finite(op, "c1", c1);
+  check_finite(op, "c2", c2);
+  check_finite(op, "covariance", covariance);
   STD_TORCH_CHECK(border >= 0 && border <= 4, op, ": border must be 0 to 4, got ", border);
-  STD_TORCH_CHECK(levels >= 1, op, ": levels must be at least 1, got ", levels);
+  check_levels(op, levels);
   const SsimProblem p{x.size(0),
                       x.size(1),
                       x.size(2),

@@ -72,6 +72,15 @@ inline ScalarType compute_dtype(ScalarType image) {
   return image == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// Calls f with a zero of the arithmetic type of an image type.
+template <class F>
+void with_compute_type(ScalarType image, const F& f) {
+  if (compute_dtype(image) == ScalarType::Double)
+    f(double{});
+  else
+    f(float{});
+}
+
 inline std::vector<int64_t> shape_of(const Tensor& t) {
   const auto sizes = t.sizes();
   return {sizes.begin(), sizes.end()};

@@ -44,18 +44,22 @@ def level_means(
     def weigh(image: Tensor) -> Tensor:
         return filter_window(image, window, VALID)
 
-    x, y = padded(x), padded(y)
-    # Moments about the image's own mean: E[x²] - µ² of bright flat areas would be lost to rounding.
-    pivot_x, pivot_y = (image.mean((-2, -1), keepdim=True).detach() for image in (x, y))
-    dx, dy = x - pivot_x, y - pivot_y
+    def moments(image: Tensor) -> tuple[Tensor, Tensor]:
+        """The square of the mean, and the variance."""
+        # About the image's own mean: E[x²] - µ² of bright flat areas would be lost to rounding.
+        pivot = image.mean((-2, -1), keepdim=True).detach()
+        centred = image - pivot
+        mean = weigh(centred)
+        variance = covariance * (weigh(centred * centred) - mean * mean)
+        # What rounding leaves below 0 is taken off as a constant: a variance of 0 has derivatives too.
+        return (mean + pivot) ** 2, variance - variance.detach().clamp(max=0)
 
-    mean_x, mean_y = weigh(dx), weigh(dy)
-    var_x = covariance * (weigh(dx * dx) - mean_x * mean_x)
-    var_y = covariance * (weigh(dy * dy) - mean_y * mean_y)
-    cov = covariance * (weigh(dx * dy) - mean_x * mean_y)
-    mu_x, mu_y = mean_x + pivot_x, mean_y + pivot_y
-    structure = (2 * cov + c2) / (var_x + var_y + c2)
-    luminance = (2 * mu_x * mu_y + c1) / (mu_x * mu_x + mu_y * mu_y + c1)
+    # 2 µ_x µ_y = (µ_s² - µ_d²) / 2, µ_x² + µ_y² = (µ_s² + µ_d²) / 2 and so on, with s = x + y and d = x - y: both
+    # quotients stay in [-1, 1], and equal images give exactly 1.
+    x, y = padded(x), padded(y)
+    (square_s, var_s), (square_d, var_d) = moments(x + y), moments(x - y)
+    structure = (var_s - var_d + 2 * c2) / (var_s + var_d + 2 * c2)
+    luminance = (square_s - square_d + 2 * c1) / (square_s + square_d + 2 * c1)
     return torch.stack([(luminance * structure).mean((-2, -1)), structure.mean((-2, -1))], -1)
 
 

@@ -20,6 +20,12 @@ HDROPS_HD T clamp(T x, T low, T high) {
   return floor < high ? floor : high;
 }
 
+// Of a number or of each of a vector; NaN stays.
+template <class V>
+HDROPS_HD V at_least_0(const V& x) {
+  return x < V{} ? V{} : x;
+}
+
 // Round half to even, then saturate to [0, max_code]; NaN becomes 0.
 template <class T>
 HDROPS_HD T to_code(T value, T max_code) {

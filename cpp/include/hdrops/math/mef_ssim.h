@@ -19,11 +19,6 @@ constexpr double mef_lowest_power = 5.540622384393510e34;
 // Sources that cancel leave rounding, this many units of it; that has no structure.
 constexpr double mef_cancelled = 16.0;
 
-template <class T>
-HDROPS_HD T at_least_0(T x) {  // keeps NaN
-  return x < T(0) ? T(0) : x;
-}
-
 // Energy of deviations from the means, of the sums over a window of n pixels. In areas that are
 // flat both products are the same number, rounded alike.
 template <class T>

@@ -33,6 +33,13 @@ struct SsimMoments {
   V mean_s, mean_d, var_s, var_d;
 };
 
+// From the weighted mean of squares and the mean. Rounding leaves no variance below 0, so that the
+// factors below stay in [-1, 1]; NaN stays.
+template <class V, class T>
+HDROPS_HD V ssim_variance(const V& square, const V& mean, T covariance) {
+  return at_least_0(covariance * (square - mean * mean));
+}
+
 // The luminance factor l and the contrast-structure factor cs.
 template <class V>
 struct SsimFactors {
@@ -47,7 +54,8 @@ HDROPS_HD SsimFactors<V> ssim_factors(const SsimMoments<V>& m, const SsimConstan
 }
 
 // Derivatives of by_product * l * cs + by_structure * cs with respect to the moments. Written
-// without 1 - l and 1 - cs, which vanish to rounding where the images are alike.
+// without 1 - l and 1 - cs, which vanish to rounding where the images are alike, and without squares
+// of the inverses, which leave the range of float32 where the images are very dark or very bright.
 template <class V, class T>
 HDROPS_HD SsimMoments<V> ssim_slopes(const SsimMoments<V>& m,
                                      const SsimConstants<T>& c,
@@ -57,12 +65,12 @@ HDROPS_HD SsimMoments<V> ssim_slopes(const SsimMoments<V>& m,
   const V over_l = T(1) / (s2 + d2 + c.two_c1);
   const V over_cs = T(1) / (m.var_s + m.var_d + c.two_c2);
   const V l = (s2 - d2 + c.two_c1) * over_l, cs = (m.var_s - m.var_d + c.two_c2) * over_cs;
-  const V luminance = T(4) * by_product * cs * over_l * over_l;
-  const V structure = T(2) * (by_product * l + by_structure) * over_cs * over_cs;
-  return {luminance * m.mean_s * d2,
-          -luminance * m.mean_d * (s2 + c.two_c1),
-          structure * m.var_d,
-          -structure * (m.var_s + c.two_c2)};
+  const V luminance = T(4) * by_product * cs;
+  const V structure = T(2) * (by_product * l + by_structure) * over_cs;
+  return {luminance * (m.mean_s * over_l) * (d2 * over_l),
+          -luminance * (m.mean_d * over_l) * ((s2 + c.two_c1) * over_l),
+          structure * (m.var_d * over_cs),
+          -structure * ((m.var_s + c.two_c2) * over_cs)};
 }
 
 // ---- the pyramid --------------------------------------------------------------------------------
