@@ -95,8 +95,9 @@ def _quality(
     side = tl.full([], 1.0, T) * window
     powers = tl.where(k < K, exponent * tl.log(contrasts / side), -3e38)
     largest = tl.max(powers, axis=0)[None, :]
-    # Relative to the largest: the tenth power leaves the range of float32. The weights' sum would go out of the gain.
-    weights = tl.exp(powers - largest) + EPS * tl.exp(tl.where(largest < -80, 80.0, -largest))
+    # Relative to the largest: the tenth power leaves the range of float32. A common factor goes out of the gain.
+    even = EPS * tl.exp(tl.where(largest < -80, 80.0, -largest))
+    weights = (tl.exp(powers - largest) + even) / (1 + even)
     shares = tl.where(k < K, weights / contrasts, 0.0)
     pairs = shares[:, None, :] * shares[None, :, :]
     squared = tl.sum(tl.sum(pairs * energies, axis=1), axis=0)

@@ -34,7 +34,7 @@ struct Size {
   int64_t pixels() const { return height * pitch; }
 };
 
-int64_t rounded_up(int64_t values) { return (values + lane - 1) / lane * lane; }
+int64_t rounded_up(int64_t values) { return math::rounded_up(values, lane); }
 
 // Runs body(begin, end) over rows in parallel; `work` is the cost of one row in touched values.
 template <class Body>

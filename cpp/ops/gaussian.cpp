@@ -220,8 +220,6 @@ struct Window {
 
 // ---- one plane ----------------------------------------------------------------------------------
 
-constexpr int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 // The filter of one channel of H x W values, or its adjoint.
 //
 // With the borders symmetric and zeros the filter is its own adjoint. With reflect it is after the
@@ -303,7 +301,7 @@ class Filter {
   // Lines before the first column, and lines of one group of rows in all.
   int64_t before() const { return window_.radius + 2; }
   int64_t across_size() const {
-    return (before() + rounded_up(width_, line_size) + window_.radius) * line_size;
+    return (before() + math::rounded_up(width_, line_size) + window_.radius) * line_size;
   }
   bool at_end(int64_t i, int64_t n) const { return i == 0 || i == n - 1; }
 

@@ -40,12 +40,6 @@ constexpr int64_t backward_rows = 64;
 constexpr int64_t tile_columns = 192;  // with what the windows see beyond
 
 template <class T>
-int64_t whole_lines(int64_t values) {
-  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
-  return (values + line - 1) / line * line;
-}
-
-template <class T>
 class MefSsim {
  public:
   MefSsim(const MefSsimProblem& p, Storage storage) : p_(p), storage_(storage) {

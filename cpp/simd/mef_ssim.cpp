@@ -16,12 +16,6 @@ namespace {
 // The usual window is unrolled: `taps` of it at compile time, or 0.
 constexpr int64_t usual = 11;
 
-template <class T>
-int64_t whole_lines(int64_t n) {
-  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
-  return (n + line - 1) / line * line;
-}
-
 // Weighted and plain sums down the window, of a or of a * b, at all columns. Rows that a symmetric
 // window weighs alike are added first.
 template <int64_t taps, bool product, bool plain, class T>

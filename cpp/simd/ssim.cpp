@@ -187,8 +187,6 @@ constexpr int64_t power_above(int64_t n) {
   return power;
 }
 
-constexpr int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
 // Sizes of the scratch of a tile; everything in it begins at a multiple of a vector.
 template <class T>
 struct Layout {
@@ -202,8 +200,9 @@ struct Layout {
   Layout(int64_t window, int64_t columns)
       : halo(window - 1),
         ring(power_above(halo + block)),
-        lead(rounded_up(halo, block)),
-        pitch((rounded_up(columns + 2 * halo, block) / block + 1 + lead / block) / 2 * 2 * block +
+        lead(math::rounded_up(halo, block)),
+        pitch((math::rounded_up(columns + 2 * halo, block) / block + 1 + lead / block) / 2 * 2 *
+                  block +
               block),
         edge(window + 1) {}
 
@@ -330,7 +329,7 @@ class Sweep {
   // A block of rows of the tile into the ring; beyond the image, zeros.
   void load_rows(int64_t first) {
     const int64_t margin = window_.margin(), padded_width = window_.padded(planes_.width);
-    const int64_t columns = rounded_up(tile_.right - tile_.left + halo(), block);
+    const int64_t columns = math::rounded_up(tile_.right - tile_.left + halo(), block);
     const int64_t begin = tile_.left, end = std::min(tile_.left + columns, padded_width);
     with_storage<T>(planes_.storage, [&](auto tag) {
       for (int64_t row = first; row < first + block; ++row) {

@@ -20,6 +20,9 @@ HDROPS_HD T clamp(T x, T low, T high) {
   return floor < high ? floor : high;
 }
 
+// The multiple of `step` at or above n.
+HDROPS_HD int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
 // Of a number or of each of a vector; NaN stays.
 template <class V>
 HDROPS_HD V at_least_0(const V& x) {

@@ -8,6 +8,12 @@
 
 namespace hdrops {
 
+// Values of the cache lines that n values fill.
+template <class T>
+HDROPS_HD int64_t whole_lines(int64_t n) {
+  return math::rounded_up(n, 64 / static_cast<int64_t>(sizeof(T)));
+}
+
 // A part of the sources and, after them, of the fused image, about a pivot of each: row y of image
 // i begins at images + i * plane + y * pitch, with a cache line. Rows are readable for `window` - 1
 // values behind the last of `width` positions, rounded up to whole cache lines.
