@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import threading
 import time
 from collections import Counter
@@ -91,7 +92,7 @@ class Evaluation:
         scenes: those with values.
         shared: those that all methods have values of; the means are over them.
         means: by method and metric.
-        counts: number of scenes that the means of a metric are over: fewer where it cannot be computed for some.
+        rows: the scenes that the means of a metric are over: those of ``shared`` for which all methods have it.
     """
 
     task: Task
@@ -99,7 +100,7 @@ class Evaluation:
     scenes: list[Evaluated]
     shared: list[Evaluated]
     means: dict[str, dict[str, float]]
-    counts: dict[str, int]
+    rows: dict[str, list[Evaluated]]
 
 
 def run(
@@ -264,10 +265,12 @@ def _compare(found: Evaluated, task: Task, frames: Tensor, paths: list[Path], si
         if picture.pixels.dtype != frames.dtype:
             found.depths[method.name] = (picture.bits, 8 * frames.element_size())
         values, missing = _measured(picture.pixels, frames, task)
-        found.warnings += [f"{path}: no {', '.join(labels)}: {reason}" for reason, labels in missing.items()]
         if not values:
-            found.failures.append(f"{path}: none of the metrics can be computed of it")
+            found.failures.append(
+                f"{path}: nothing can be computed of it: {'; '.join(missing) or 'no metric is for it'}"
+            )
             continue
+        found.warnings += [f"{path}: no {', '.join(labels)}: {reason}" for reason, labels in missing.items()]
         found.values[method.name] = values
         shown[method.name] = _display(picture.pixels, white)
     if shown:
@@ -316,7 +319,7 @@ def _measured(picture: Tensor, frames: Tensor, task: Task) -> tuple[dict[str, fl
         options = dict(metric.options)
         if metric.linear:
             options |= {"correct": task.correct}
-        if options.get("domain") in ("pq", "pu21"):
+        if options.get("domain") in ("pq", "pu21") or (metric.linear and task.correct == "response"):
             options |= {"display_peak": task.display_peak}
         try:
             if metric.needs == "nothing":
@@ -324,11 +327,13 @@ def _measured(picture: Tensor, frames: Tensor, task: Task) -> tuple[dict[str, fl
             else:
                 value = metric.load()(image, against if metric.needs == "sources" else against[:, 0], **options)
         except ValueError as error:
-            missing.setdefault(str(error), []).append(metric.label)
+            # The metrics count the images of a batch; here there is one.
+            reason = re.sub(r"^image 0\b", "the picture", str(error))
+            missing.setdefault(reason, []).append(metric.label)
             continue
         number = float(value)
         if math.isnan(number):
-            missing.setdefault("it is not a number", []).append(metric.label)
+            missing.setdefault("the value is not a number", []).append(metric.label)
         else:
             values[metric.name] = number
     return values, missing
@@ -386,14 +391,22 @@ def _summarised(task: Task, evaluated: Sequence[Evaluated]) -> Evaluation:
     shared = [one for one in scenes if len(one.values) == len(task.methods)]
     present = [m for m in task.metrics if any(m.name in values for one in scenes for values in one.values.values())]
     means: dict[str, dict[str, float]] = {method.name: {} for method in task.methods}
-    counts = {}
+    rows = {}
     for metric in present:
         # A mean over other scenes than that of another method would be no comparison.
-        rows = [one.values for one in shared if all(metric.name in values for values in one.values.values())]
-        counts[metric.name] = len(rows)
-        for method in task.methods if rows else ():
-            means[method.name][metric.name] = math.fsum(row[method.name][metric.name] for row in rows) / len(rows)
-    return Evaluation(task, present, scenes, shared, means, counts)
+        common = [one for one in shared if all(metric.name in values for values in one.values.values())]
+        rows[metric.name] = common
+        for method in task.methods if common else ():
+            mean = _mean([one.values[method.name][metric.name] for one in common])
+            if not math.isnan(mean):
+                means[method.name][metric.name] = mean
+    return Evaluation(task, present, scenes, shared, means, rows)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; NaN of infinities of both signs."""
+    # fsum, which rounds once only, raises on these.
+    return (math.fsum(values) if all(map(math.isfinite, values)) else sum(values)) / len(values)
 
 
 def _doubts(evaluation: Evaluation, evaluated: Sequence[Evaluated], plan: Plan) -> list[str]:
@@ -428,7 +441,8 @@ def cells(
 ) -> list[tuple[str, bool]]:
     """The value of each method as text, and whether it is the best of several as far as the text shows it."""
     numbers = [values.get(method.name, {}).get(metric.name) for method in methods]
-    texts = ["–" if x is None else "∞" if math.isinf(x) else f"{x:.{metric.digits}f}" for x in numbers]
+    infinite = {math.inf: "∞", -math.inf: "−∞"}
+    texts = ["–" if x is None else infinite.get(x) or f"{x:.{metric.digits}f}" for x in numbers]
     known = [x for x in numbers if x is not None]
     if len(known) < 2:
         return [(text, False) for text in texts]
@@ -438,7 +452,7 @@ def cells(
 
 def fewer_scenes(values: Mapping[str, Mapping[str, float]], metric: Metric, evaluation: Evaluation) -> str:
     """What is to be said beside a mean over fewer scenes than others."""
-    count = evaluation.counts[metric.name]
+    count = len(evaluation.rows[metric.name])
     return f" ({count} of them)" if values is evaluation.means and 0 < count < len(evaluation.shared) else ""
 
 

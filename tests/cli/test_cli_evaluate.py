@@ -249,6 +249,50 @@ def test_linear_light_against_references(hdrops, tmp_path):
     assert table(tmp_path / "r.csv")["x", "half"]["psnr_linear"] > 100
 
 
+@pytest.mark.parametrize("correct", ["none", "exposure", "response"])
+def test_all_metrics_of_linear_light_have_values(hdrops, tmp_path, correct):
+    truth = torch.rand(3, 180, 200, generator=torch.Generator().manual_seed(0)) * 7 + 0.1
+    for folder, image in (("truth", truth), ("result", (truth / 2) ** 1.1)):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "x.exr", image)
+    code, _, stderr = hdrops("evaluate", tmp_path / "result", "--reference", tmp_path / "truth", "-o",
+                             tmp_path / "r.html", "--correct", correct, "--display-peak", 300)  # fmt: skip
+    assert (code, stderr) == (0, "")
+    ((_, values),) = table(tmp_path / "r.csv").items()
+    assert list(values) == [metric.name for metric in METRICS.values() if metric.linear]
+    assert len(values) == 12
+    image, reference = (read_image(tmp_path / folder / "x.exr").pixels[None] for folder in ("result", "truth"))
+    for domain in ("linear", "mu", "pq", "pu21"):
+        peak = {"display_peak": 300} if domain in ("pq", "pu21") or correct == "response" else {}
+        expected = metrics.psnr(image, reference, domain, normalize="reference", correct=correct, **peak)
+        assert values[f"psnr_{domain}"] == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_a_response_that_cannot_be_fitted_ends_no_other_scene(hdrops, tmp_path, monkeypatch):
+    truth = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0)) + 0.1
+    for folder in ("truth", "result"):
+        (tmp_path / folder).mkdir()
+        for name in ("bad", "good"):
+            write_image(tmp_path / folder / f"{name}.exr", truth if folder == "truth" else truth**1.2)
+    solve = torch.linalg.lstsq
+    calls = []
+
+    def diverges(*args, **options):
+        calls.append(args)
+        if len(calls) == 1:
+            raise torch.linalg.LinAlgError("the algorithm for computing the SVD failed to converge")
+        return solve(*args, **options)
+
+    monkeypatch.setattr("torch.linalg.lstsq", diverges)
+    code, _, stderr = hdrops("evaluate", tmp_path / "result", "--reference", tmp_path / "truth", "-o",
+                             tmp_path / "r.html", "--correct", "response", "--metrics", "psnr_pq", "--jobs",
+                             1)  # fmt: skip
+    assert code == 1
+    assert stderr.count("\n") == 1
+    assert "no response curve can be fitted" in stderr
+    assert list(table(tmp_path / "r.csv")) == [("good", "result")]
+
+
 def test_one_picture_and_its_reference(hdrops, references):
     arguments = ("evaluate", references / "near" / "y_fused.png", "--reference", references / "truth" / "y.png", "-o",
                  references / "r.html", "--metrics", "psnr")  # fmt: skip
@@ -346,6 +390,59 @@ def test_report_shows_everything(hdrops, album):
         assert words in text
     for value in table(album / "r.csv").values():
         assert f"{value['ag']:.4f}" in text
+
+
+def bars(page):
+    """Position and method's row of the mean in each plot."""
+    return [
+        [(float(x), float(y)) for x, y in re.findall(r'class="mean" x1="([\d.]+)" x2="[\d.]+" y1="([\d.]+)"', plot)]
+        for plot in re.findall(r"<svg.*?</svg>", page.source, re.DOTALL)
+    ]
+
+
+def test_plots_have_the_means_of_the_table(hdrops, references):
+    """An infinite mean has no bar, though the other scene's value is finite."""
+    write_image(references / "equal" / "y.tif", read_image(references / "truth" / "y.png").pixels // 2)
+    code, _, _ = hdrops("evaluate", references / "near", references / "equal", "--reference", references / "truth",
+                        "-o", references / "r.html", "--metrics", "psnr,ssim")  # fmt: skip
+    assert code == 0
+    page = Page(references / "r.html")
+    psnr, ssim = bars(page)
+    assert (len(psnr), len(ssim)) == (1, 2)
+    assert page.source.count("<circle") == 3 + 4
+
+
+def test_plots_have_the_scenes_of_the_table(hdrops, tmp_path):
+    """A scene that one method has no value of is in neither the mean nor the plot of the metric."""
+    for name, size in (("large", (180, 200)), ("small", (64, 80))):
+        write_frames(tmp_path / "in" / name, bracket(0, *size))
+        for k, method in enumerate(("a", "b")):
+            (tmp_path / method).mkdir(exist_ok=True)
+            write_image(tmp_path / method / f"{name}.png", bracket(0, *size)[k])
+    code, _, _ = hdrops("evaluate", tmp_path / "a", tmp_path / "b", "--sources", tmp_path / "in", "-o",
+                        tmp_path / "r.html", "--metrics", "sd,ms_ssim")  # fmt: skip
+    assert code == 0
+    page = Page(tmp_path / "r.html")
+    assert [plot.count("<circle") for plot in re.findall(r"<svg.*?</svg>", page.source, re.DOTALL)] == [4, 2]
+    dots = re.findall(r'cx="([\d.]+)"', page.source)[4:]
+    assert [x for x, _ in bars(page)[1]] == [float(x) for x in dots]
+
+
+def test_infinities_keep_their_sign():
+    from hdrops_cli.evaluate import cells
+    from hdrops_cli.evaluate_scenes import Method
+
+    methods = [Method(name, None, {}) for name in ("x", "y", "z")]
+    values = {"x": {"psnr": -math.inf}, "y": {"psnr": math.inf}, "z": {"psnr": 1.0}}
+    assert cells(values, methods, METRICS["psnr"]) == [("−∞", False), ("∞", True), ("1.000", False)]
+
+
+def test_means_of_infinities():
+    from hdrops_cli.evaluate import _mean
+
+    assert _mean([1.0, math.inf]) == math.inf
+    assert math.isnan(_mean([math.inf, -math.inf]))
+    assert _mean([1.0, 2.0]) == 1.5
 
 
 def test_names_are_escaped(hdrops, tmp_path):
@@ -535,6 +632,27 @@ def test_a_bad_bracket_does_not_stop_the_others(hdrops, album, name):
     assert stderr.count("\n") == 1
     assert words in stderr
     assert list(table(album / "r.csv")) == [("a/one", "fused")]
+
+
+def test_nothing_to_compute_is_one_line_with_the_reason(hdrops, tmp_path):
+    """Too small a picture, and one that is positive only where its reference is not."""
+    write_frames(tmp_path / "in", bracket(0, 24, 32))
+    write_image(tmp_path / "x.png", bracket(0, 24, 32)[1])
+    code, _, stderr = hdrops("evaluate", tmp_path / "x.png", "--sources", tmp_path / "in", "-o", tmp_path / "r.html",
+                             "--metrics", "ms_ssim,viff")  # fmt: skip
+    assert code == 2
+    assert stderr.count("\n") == 1
+    assert stderr.startswith(f"failed: {tmp_path}/x.png: nothing can be computed of it: ")
+    assert "pixels" in stderr
+    light = torch.zeros(3, 24, 32)
+    light[:, :12] = 1
+    write_image(tmp_path / "truth.exr", light)
+    write_image(tmp_path / "result.exr", 1 - light)
+    code, _, stderr = hdrops("evaluate", tmp_path / "result.exr", "--reference", tmp_path / "truth.exr", "-o",
+                             tmp_path / "r.html", "--correct", "exposure", "--metrics", "psnr")  # fmt: skip
+    assert code == 2
+    reason = "the picture has no samples to match: none are positive in both it and its reference"
+    assert stderr == f"failed: {tmp_path}/result.exr: nothing can be computed of it: {reason}\n"
 
 
 def test_codes_are_not_compared_with_linear_light(hdrops, references):
