@@ -116,7 +116,7 @@ def test_values_are_those_of_the_metrics(hdrops, album):
     assert one.startswith("a/one")
     assert two.startswith("two")
     assert summary.startswith("2 scenes, 2 methods, 3 metrics, ")
-    assert summary.endswith("report.html\n")
+    assert summary.endswith(f"→ {album}/report.html and {album}/report.csv\n")
 
 
 def test_what_fuse_writes_is_understood(hdrops, tmp_path):
@@ -158,7 +158,8 @@ def test_results_may_be_named_after_the_folder(hdrops, album):
     (album / "dark" / "two" / "0_fused.png").rename(other / "two-done.png")
     arguments = ("evaluate", album / "fused", other, "--sources", album / "in", "-o", album / "r.html", *FEW)
     code, _, stderr = hdrops(*arguments, "--suffix", "-done")
-    assert (code, stderr) == (0, "")
+    assert code == 0
+    assert len(re.findall(r"^warning: .*/0_fused.png: no scene of this name; ", stderr, re.MULTILINE)) == 2
     first = table(album / "r.csv")
     assert list(first) == [(scene, method) for scene in ("a/one", "two") for method in ("fused", "other")]
     assert hdrops(*arguments).code == 1
@@ -300,6 +301,81 @@ def test_one_picture_and_its_reference(hdrops, references):
     assert (code, stderr) == (0, "")
     assert stdout.startswith("y ")
     assert list(table(references / "r.csv")) == [("y", "y_fused")]
+
+
+def test_partners_by_being_the_only_ones_are_said(hdrops, references):
+    """Where two folders hold a picture each, of different names; not where one is named itself."""
+    for folder in ("truth", "near"):
+        (references / f"one-{folder}").mkdir()
+    write_image(references / "one-truth" / "beach.png", bracket(0)[1])
+    write_image(references / "one-near" / "wood.png", bracket(0)[0])
+    results, truths = references / "one-near", references / "one-truth"
+    for result, truth in ((results, truths / "beach.png"), (results / "wood.png", truths), (results, truths)):
+        code, _, stderr = hdrops("evaluate", result, "--reference", truth, "-o", references / "r.html", "--metrics",
+                                 "psnr")  # fmt: skip
+        assert code == 0
+        assert (stderr == "") == (result != results or truth != truths)
+    assert stderr.startswith(f"warning: {results}/wood.png: no reference of this name; ")
+    assert f"{truths}/beach.png" in stderr
+
+
+def test_sources_by_being_the_only_result_are_said(hdrops, tmp_path):
+    write_frames(tmp_path / "in" / "a", bracket(0))
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    write_image(tmp_path / "out" / "a" / "wood.png", bracket(0)[1])
+    code, _, stderr = hdrops("evaluate", tmp_path / "out", "--sources", tmp_path / "in", "-o", tmp_path / "r.html",
+                             *FEW)  # fmt: skip
+    assert code == 0
+    assert stderr.startswith(f"warning: {tmp_path}/out/a/wood.png: no scene of this name; ")
+    assert f"{tmp_path}/in/a" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_negative_light_is_said(hdrops, tmp_path):
+    light = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0)) + 0.1
+    result, truth = light.clone(), light.clone()
+    result[0, 0, :5] = -0.25
+    truth[0, 0, 0] = -0.5
+    write_image(tmp_path / "result.exr", result)
+    write_image(tmp_path / "truth.exr", truth)
+    code, _, stderr = hdrops("evaluate", tmp_path / "result.exr", "--reference", tmp_path / "truth.exr", "-o",
+                             tmp_path / "r.html", "--metrics", "psnr")  # fmt: skip
+    assert code == 0
+    first, second = stderr.splitlines()
+    assert first.startswith(f"warning: {tmp_path}/truth.exr has 1 value below 0 of 2304, the least -0.5;")
+    assert second.startswith(f"warning: {tmp_path}/result.exr has 5 values below 0 of 2304, the least -0.25;")
+
+
+@pytest.mark.parametrize("black", ["result", "truth"])
+def test_black_light_is_refused(hdrops, tmp_path, black):
+    for name in ("result", "truth"):
+        write_image(tmp_path / f"{name}.exr", torch.full((3, 24, 32), float(name != black)))
+    code, _, stderr = hdrops("evaluate", tmp_path / "result.exr", "--reference", tmp_path / "truth.exr", "-o",
+                             tmp_path / "r.html")  # fmt: skip
+    assert code == 2
+    assert stderr.count("\n") == 1
+    assert f"{tmp_path}/{black}.exr has no value above 0" in stderr
+
+
+def test_transparent_pixels_are_said(hdrops, tmp_path):
+    """Of results and of references; not of pictures whose alpha is opaque."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "truth").mkdir()
+    for folder in ("out", "truth"):
+        for name, least in (("clear", 40), ("opaque", 255)):
+            pixels = np.full((24, 32, 4), 255, np.uint8)
+            pixels[..., :3] = bracket(0, 24, 32)[int(folder == "out")].permute(1, 2, 0)
+            pixels[3, 4, 3] = least
+            image_files.write(tmp_path / folder / f"{name}.png", pixels, names=("R", "G", "B", "A"))
+    write_image(tmp_path / "truth" / "clear.png", bracket(0, 24, 32)[0])
+    arguments = ("evaluate", tmp_path / "out", "--reference", tmp_path / "truth", "-o", tmp_path / "r.html",
+                 "--metrics", "psnr")  # fmt: skip
+    said = "1 picture with transparent pixels; alpha is left out, colours are taken as stored"
+    code, _, stderr = hdrops(*arguments)
+    assert (code, stderr) == (0, f"warning: out: {said}\n")
+    (tmp_path / "out" / "clear.png").replace(tmp_path / "truth" / "opaque.png")
+    code, _, stderr = hdrops(*arguments)
+    assert (code, stderr.splitlines()[0]) == (0, f"warning: {tmp_path}/truth: {said}")
 
 
 # ---- comparing ----------------------------------------------------------------------------------------------------
@@ -703,6 +779,40 @@ def test_big_scenes_wait_for_one_another():
     assert room._used == 0
 
 
+def test_tables_of_others_stay(hdrops, album):
+    """A table is replaced where an evaluation has written it, its report being beside it."""
+    arguments = ("evaluate", album / "fused", "--sources", album / "in", "-o", album / "r.html", *FEW)
+    path = album / "r.csv"
+    path.write_text("name,age\nx,3\n")
+    for own, words in ((False, "other columns"), (True, "no report r.html beside it")):
+        before = path.read_bytes()
+        code, stdout, stderr = hdrops(*arguments)
+        assert (code, stdout) == (2, "")
+        assert stderr.startswith(f"error: {path} would be replaced, but ")
+        assert stderr.count("\n") == 1
+        assert words in stderr
+        assert path.read_bytes() == before
+        if not own:
+            path.unlink()
+            assert hdrops(*arguments).code == 0
+            assert hdrops(*arguments).code == 0
+            (album / "r.html").unlink()
+    (album / "r.html").write_text("")
+    path.write_text("name,age\nx,3\n")
+    assert hdrops(*arguments).code == 2
+
+
+def test_nothing_is_written_unless_all_is_made(hdrops, album, monkeypatch):
+    def broken(*_args):
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("hdrops_cli.evaluate_report.page", broken)
+    before = sorted(album.rglob("*"))
+    with pytest.raises(AssertionError, match="a bug"):
+        hdrops("evaluate", album / "fused", "--sources", album / "in", "-o", album / "r.html", *FEW)
+    assert sorted(album.rglob("*")) == before
+
+
 def test_nothing_evaluated(hdrops, album):
     for path in (album / "fused").rglob("*.png"):
         _truncate(path)
@@ -736,6 +846,7 @@ BAD = {
     "psnr": (lambda t: [t / "fused", "-o", t / "r.html", "--sources", t / "in", "--metrics", "psnr"], "--reference"),
     "qabf": (lambda t: [t / "fused", "-o", t / "r.html", "--reference", t / "in", "--metrics", "qabf"], "--sources"),
     "peak": (lambda t: [t / "fused", "-o", t / "r.html", "--sources", t / "in", "--display-peak", "nan"], "-peak"),
+    "results as sources": (lambda t: [t / "dark", "-o", t / "r.html", "--sources", t / "dark"], "results themselves"),
     "no argument": (lambda t: ["-o", t / "r.html", "--sources", t / "in"], "--help"),
 }  # fmt: skip
 
