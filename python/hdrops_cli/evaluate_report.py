@@ -161,11 +161,10 @@ def _provenance(evaluation: Evaluation) -> list[str]:
         )
     lines.append('<div class="scroll"><table class="words"><tbody>')
     for metric in evaluation.metrics:
-        stated = ", ".join(f"{key}={value}" for key, value in metric.options.items())
-        call = f"{metric.module}.{metric.function}" + (f" ({stated})" if stated else "")
-        lines.append(
-            f"<tr><th>{_heading(metric)}</th><td>{_text(metric.convention)}</td><td><code>{_text(call)}</code></td></tr>"
-        )
+        stated = ", ".join(f"{key}={value!r}" for key, value in metric.options.items())
+        call = f"{metric.module}.{metric.function} ({stated})"
+        words = f'{_text(metric.convention)}<p class="soft">{_text(metric.manner)}</p>'
+        lines.append(f"<tr><th>{_heading(metric)}</th><td>{words}</td><td><code>{_text(call)}</code></td></tr>")
     lines.append("</tbody></table></div>")
     return lines
 

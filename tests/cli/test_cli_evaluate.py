@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+import inspect
 import math
 import re
 
@@ -462,7 +463,13 @@ def test_report_shows_everything(hdrops, album):
     assert page.images == 2 * ["0.png", "1.png", "2.png", "fused", "dark", "dark − fused"]
     assert page.source.count("<svg") == 3
     assert page.source.count("<circle") == 3 * 2 * 2
-    for words in ("Mean over 2 scenes", package.__version__, torch.__version__, METRICS["qabf"].convention):
+    for words in (
+        "Mean over 2 scenes",
+        package.__version__,
+        torch.__version__,
+        METRICS["qabf"].convention,
+        METRICS["qabf"].manner,
+    ):
         assert words in text
     for value in table(album / "r.csv").values():
         assert f"{value['ag']:.4f}" in text
@@ -587,6 +594,38 @@ def test_every_metric_is_there(metric):
     assert callable(metric.load())
     assert 10 < len(metric.convention) < 200
     assert "`" not in metric.convention
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_options_are_stated_and_are_those_of_the_function(metric):
+    """All arguments that choose something are given, so that a report states what its values are of."""
+    parameters = inspect.signature(metric.load()).parameters
+    choices = {
+        "color",
+        "convention",
+        "feature",
+        "window",
+        "flat_pairs",
+        "identical",
+        "sharpness",
+        "pooling",
+        "zero_ends",
+    }
+    choices |= {"domain", "normalize", "sigma", "border"}
+    assert {*parameters} & choices <= {*metric.options}
+    assert {*metric.options} <= {*parameters} or "options" in parameters
+    for name, value in metric.options.items():
+        if name in parameters and name not in ("domain", "normalize", "data_range") and metric.name != "qc":
+            assert parameters[name].default == value
+    assert ("sources" in metric.over or "source" in metric.over) == (metric.needs == "sources")
+    ranges = {"nothing": "values on 0 to 255", "sources": "values on 0 to 255", "reference": "; range "}
+    assert ranges[metric.needs] in metric.manner
+    assert re.match("each channel|the grey image|over all channels", metric.manner)
+
+
+def test_the_window_of_s3_is_said():
+    assert METRICS["s3"].options["zero_ends"] == inspect.signature(metrics.s3).parameters["zero_ends"].default
+    assert "Hann window without zeros at its ends" in METRICS["s3"].manner
 
 
 def test_choice_of_metrics():
