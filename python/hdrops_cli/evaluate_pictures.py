@@ -25,8 +25,20 @@ def transparent(path: Path) -> bool:
     """Whether a picture, which can be read, has pixels that are not opaque: reading it drops alpha."""
     from hdrops.io.formats import detect_format
 
-    if detect_format(path) in ("raw", "heif"):  # camera files, which hold none but for drawings saved so
+    format = detect_format(path)
+    if format == "raw":
         return False
+    if format == "heif":
+        import numpy as np
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            picture: Image.Image = Image.open(path)  # AVIF
+        except UnidentifiedImageError:
+            import pillow_heif
+
+            picture = pillow_heif.open_heif(path).to_pillow()
+        return picture.mode in ("LA", "RGBA") and bool(np.array(picture.getchannel("A")).min() < 255)
     import OpenImageIO as oiio
 
     from hdrops.io._stderr import without_library_messages
@@ -37,7 +49,6 @@ def transparent(path: Path) -> bool:
             return False
         try:
             channel = source.spec().alpha_channel
-            # Between the bits of a picture, full is 1.
             alpha = source.read_image(0, 0, channel, channel + 1, "float") if channel >= 0 else None
         finally:
             source.close()

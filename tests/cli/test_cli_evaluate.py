@@ -379,6 +379,31 @@ def test_transparent_pixels_are_said(hdrops, tmp_path):
     assert (code, stderr.splitlines()[0]) == (0, f"warning: {tmp_path}/truth: {said}")
 
 
+@pytest.mark.parametrize("ending", [".heic", ".avif", ".tif", ".exr"])
+@pytest.mark.parametrize("least", [40, 255])
+def test_formats_that_hold_transparency(tmp_path, ending, least):
+    from hdrops_cli.evaluate_pictures import transparent
+
+    pixels = np.full((24, 32, 4), 255, np.uint8)
+    pixels[3:9, 4:12, 3] = least
+    path = tmp_path / f"x{ending}"
+    if ending in (".heic", ".avif"):
+        heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+        from PIL import Image, features
+
+        picture = Image.fromarray(pixels)
+        if ending == ".heic":
+            heif.from_pillow(picture).save(path)
+        elif features.check("avif"):
+            picture.save(path)
+        else:
+            pytest.skip("this Pillow writes no AVIF")
+    else:
+        image_files.write(path, pixels if ending == ".tif" else pixels.astype(np.float32) / 255, names=tuple("RGBA"))
+    assert read_image(path).pixels.shape == (3, 24, 32)
+    assert transparent(path) == (least < 255)
+
+
 # ---- comparing ----------------------------------------------------------------------------------------------------
 
 
