@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import threading
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hdrops_cli.evaluate_metrics import Metric, chosen
-from hdrops_cli.evaluate_pictures import DIVERGING, SEQUENTIAL, coloured, jpeg, reduced, scale_of, side_for
+from hdrops_cli.evaluate_pictures import DIVERGING, SEQUENTIAL, coloured, jpeg, reduced, scale_of, side_for, transparent
 from hdrops_cli.evaluate_scenes import Method, Plan, Scene, methods_of, plan_references, plan_sources
 from hdrops_cli.report import OUT_OF_MEMORY, counted, counting, out_of_memory, printable, say, tell
 
@@ -29,6 +30,7 @@ _PIXELS_AT_ONCE = 30_000_000  # of all pictures of the scenes that are measured 
 _MOST_THUMBNAILS = 9  # of the sources of a scene
 _FEW_SCENES = 3
 _ENDINGS = (".html", ".htm")
+_COLUMNS = ("scene", "method", "picture")  # of the table, before those of the metrics
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Evaluated:
         failures: one line each.
         warnings: one line each.
         depths: bits of pictures that are measured against ones of other bits, and those of the latter, by method.
+        transparent: number of pictures with transparent pixels, by method.
+        transparent_against: that of the frames or the reference.
         size: of its pictures, in words.
         against: thumbnails of the frames or the reference, by name.
         pictures: thumbnails of the results, by method.
@@ -74,6 +78,8 @@ class Evaluated:
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     depths: dict[str, tuple[int, int]] = field(default_factory=dict)
+    transparent: Counter[str] = field(default_factory=Counter)
+    transparent_against: int = 0
     size: str = ""
     against: dict[str, bytes] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
@@ -91,7 +97,7 @@ class Evaluation:
         scenes: those with values.
         shared: those that all methods have values of; the means are over them.
         means: by method and metric.
-        counts: number of scenes that the means of a metric are over: fewer where it cannot be computed for some.
+        rows: the scenes that the means of a metric are over: those of ``shared`` for which all methods have it.
     """
 
     task: Task
@@ -99,7 +105,7 @@ class Evaluation:
     scenes: list[Evaluated]
     shared: list[Evaluated]
     means: dict[str, dict[str, float]]
-    counts: dict[str, int]
+    rows: dict[str, list[Evaluated]]
 
 
 def run(
@@ -131,6 +137,7 @@ def run(
     table = out.with_suffix(".csv")
     for path in (out, table):
         check_place(path)
+    _check_own(table, out)
     failures: list[str] = []
     methods = methods_of(results, folder, failures)
     if reference is None:
@@ -148,14 +155,30 @@ def run(
     if evaluation.scenes:
         from hdrops_cli.evaluate_report import page
 
-        write_file(table, _csv(evaluation))
-        write_file(out, page(evaluation, notes))
+        files = {out: page(evaluation, notes), table: _csv(evaluation)}
+        for path, content in files.items():
+            write_file(path, content)
         _print(evaluation, per_scene)
     counts = (len(evaluation.scenes), "scene"), (len(methods), "method"), (len(evaluation.metrics), "metric")
     summary = ", ".join(counted(*count) for count in counts)
     summary += f", {len(failures)} failed" if failures else ""
-    say(f"{summary}, {time.perf_counter() - started:.2f} s → {out if evaluation.scenes else 'nothing written'}")
+    written = f"{out} and {table}" if evaluation.scenes else "nothing written"
+    say(f"{summary}, {time.perf_counter() - started:.2f} s → {written}")
     return 2 if not evaluation.scenes else 1 if failures else 0
+
+
+def _check_own(table: Path, out: Path) -> None:
+    """Refuse to replace a table that no evaluation has written: only the report's name was asked for."""
+    from hdrops.io import InputError
+
+    if not table.exists():
+        return
+    header = ",".join(_COLUMNS).encode() + b","
+    with open(table, "rb") as stream:
+        own = stream.read(len(header)) == header
+    if not own or not out.exists():
+        reason = "has other columns than a table of values" if not own else f"has no report {out.name} beside it"
+        raise InputError(f"{table} would be replaced, but {reason}; move it away, or name another report by -o")
 
 
 # ---- measuring -----------------------------------------------------------------------------------------------------
@@ -248,6 +271,8 @@ def _compare(found: Evaluated, task: Task, frames: Tensor, paths: list[Path], si
     from hdrops.io import InputError, read_image
 
     white = float(frames.max()) if task.reference and frames.is_floating_point() else None
+    found.warnings += _negatives(frames, paths[0])
+    found.transparent_against = sum(map(transparent, paths))
     shown: dict[str, Tensor] = {}
     for method in task.methods:
         path = found.scene.results.get(method.name)
@@ -256,18 +281,23 @@ def _compare(found: Evaluated, task: Task, frames: Tensor, paths: list[Path], si
         try:
             picture = read_image(path)
             _check_alike(picture, frames, paths[0])
-            if picture.pixels.is_floating_point() and not task.reference:
-                _check_range(picture.pixels, path, 1.0)
+            if picture.pixels.is_floating_point():
+                _check_range(picture.pixels, path, None if task.reference else 1.0)
         except InputError as error:
             found.failures.append(str(error))
             continue
+        found.warnings += _negatives(picture.pixels, path)
+        if transparent(path):
+            found.transparent[method.name] += 1
         if picture.pixels.dtype != frames.dtype:
             found.depths[method.name] = (picture.bits, 8 * frames.element_size())
         values, missing = _measured(picture.pixels, frames, task)
-        found.warnings += [f"{path}: no {', '.join(labels)}: {reason}" for reason, labels in missing.items()]
         if not values:
-            found.failures.append(f"{path}: none of the metrics can be computed of it")
+            kind = "linear light" if picture.pixels.is_floating_point() else "codes of 8 or 16 bits"
+            reason = "; ".join(missing) or f"none of the metrics is for {kind}"
+            found.failures.append(f"{path}: nothing can be computed of it: {reason}")
             continue
+        found.warnings += [f"{path}: no {', '.join(labels)}: {reason}" for reason, labels in missing.items()]
         found.values[method.name] = values
         shown[method.name] = _display(picture.pixels, white)
     if shown:
@@ -275,14 +305,25 @@ def _compare(found: Evaluated, task: Task, frames: Tensor, paths: list[Path], si
 
 
 def _check_range(pixels: Tensor, path: Path, most: float | None) -> None:
-    """Refuse linear light that is negative or all black, or beyond the display range where that is meant."""
+    """Refuse linear light without any value above 0, and values beyond the display range where that is meant."""
     from hdrops.io import InputError
 
     low, high = float(pixels.min()), float(pixels.max())
     if most is not None and not (low >= 0 and high <= most):
         raise InputError(f"{path} has values from {low:.4g} to {high:.4g} where [0, 1] is expected; tone it first")
     if high <= 0:
-        raise InputError(f"{path} has no value above 0; nothing can be measured against it")
+        raise InputError(f"{path} has no value above 0: all black linear light cannot be measured; render it again")
+
+
+def _negatives(pixels: Tensor, path: Path) -> list[str]:
+    """A line if there is negative light: what comes of it depends on the metric."""
+    count = int((pixels < 0).sum()) if pixels.is_floating_point() else 0
+    if not count:
+        return []
+    return [
+        f"{path} has {counted(count, 'value below 0')} of {pixels.numel()}, the least {float(pixels.min()):.4g}; "
+        "linear metrics take them as they are, all others as black"
+    ]
 
 
 def _check_alike(picture: Photograph, frames: Tensor, path: Path) -> None:
@@ -316,7 +357,7 @@ def _measured(picture: Tensor, frames: Tensor, task: Task) -> tuple[dict[str, fl
         options = dict(metric.options)
         if metric.linear:
             options |= {"correct": task.correct}
-        if options.get("domain") in ("pq", "pu21"):
+        if options.get("domain") in ("pq", "pu21") or (metric.linear and task.correct == "response"):
             options |= {"display_peak": task.display_peak}
         try:
             if metric.needs == "nothing":
@@ -324,11 +365,13 @@ def _measured(picture: Tensor, frames: Tensor, task: Task) -> tuple[dict[str, fl
             else:
                 value = metric.load()(image, against if metric.needs == "sources" else against[:, 0], **options)
         except ValueError as error:
-            missing.setdefault(str(error), []).append(metric.label)
+            # The metrics count the images of a batch; here there is one.
+            reason = re.sub(r"^image 0\b", "the picture", str(error))
+            missing.setdefault(reason, []).append(metric.label)
             continue
         number = float(value)
         if math.isnan(number):
-            missing.setdefault("it is not a number", []).append(metric.label)
+            missing.setdefault("the value is not a number", []).append(metric.label)
         else:
             values[metric.name] = number
     return values, missing
@@ -386,14 +429,22 @@ def _summarised(task: Task, evaluated: Sequence[Evaluated]) -> Evaluation:
     shared = [one for one in scenes if len(one.values) == len(task.methods)]
     present = [m for m in task.metrics if any(m.name in values for one in scenes for values in one.values.values())]
     means: dict[str, dict[str, float]] = {method.name: {} for method in task.methods}
-    counts = {}
+    rows = {}
     for metric in present:
         # A mean over other scenes than that of another method would be no comparison.
-        rows = [one.values for one in shared if all(metric.name in values for values in one.values.values())]
-        counts[metric.name] = len(rows)
-        for method in task.methods if rows else ():
-            means[method.name][metric.name] = math.fsum(row[method.name][metric.name] for row in rows) / len(rows)
-    return Evaluation(task, present, scenes, shared, means, counts)
+        common = [one for one in shared if all(metric.name in values for values in one.values.values())]
+        rows[metric.name] = common
+        for method in task.methods if common else ():
+            mean = _mean([one.values[method.name][metric.name] for one in common])
+            if not math.isnan(mean):
+                means[method.name][metric.name] = mean
+    return Evaluation(task, present, scenes, shared, means, rows)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; NaN of infinities of both signs."""
+    # fsum, which rounds once only, raises on these.
+    return (math.fsum(values) if all(map(math.isfinite, values)) else sum(values)) / len(values)
 
 
 def _doubts(evaluation: Evaluation, evaluated: Sequence[Evaluated], plan: Plan) -> list[str]:
@@ -408,6 +459,13 @@ def _doubts(evaluation: Evaluation, evaluated: Sequence[Evaluated], plan: Plan) 
                 f"{method.name}: {counted(count, 'picture')} of {own} bits against {against} of {other}; "
                 "both are taken as values in [0, 1]"
             )
+    clear = [(method.name, sum(one.transparent[method.name] for one in evaluated)) for method in task.methods]
+    clear.append((str(task.folder), sum(one.transparent_against for one in evaluated)))
+    for name, count in clear:
+        if count:
+            pictures = counted(count, "picture with transparent pixels")
+            doubts.append(f"{name}: {pictures}; alpha is left out, colours are taken as stored")
+    doubts += plan.doubts
     if plan.idle:
         doubts.append(f"no result of {counted(plan.idle, 'reference' if task.reference else 'folder of images')}")
     shared, scenes = len(evaluation.shared), len(evaluation.scenes)
@@ -428,7 +486,8 @@ def cells(
 ) -> list[tuple[str, bool]]:
     """The value of each method as text, and whether it is the best of several as far as the text shows it."""
     numbers = [values.get(method.name, {}).get(metric.name) for method in methods]
-    texts = ["–" if x is None else "∞" if math.isinf(x) else f"{x:.{metric.digits}f}" for x in numbers]
+    infinite = {math.inf: "∞", -math.inf: "−∞"}
+    texts = ["–" if x is None else infinite.get(x) or f"{x:.{metric.digits}f}" for x in numbers]
     known = [x for x in numbers if x is not None]
     if len(known) < 2:
         return [(text, False) for text in texts]
@@ -438,7 +497,7 @@ def cells(
 
 def fewer_scenes(values: Mapping[str, Mapping[str, float]], metric: Metric, evaluation: Evaluation) -> str:
     """What is to be said beside a mean over fewer scenes than others."""
-    count = evaluation.counts[metric.name]
+    count = len(evaluation.rows[metric.name])
     return f" ({count} of them)" if values is evaluation.means and 0 < count < len(evaluation.shared) else ""
 
 
@@ -446,7 +505,7 @@ def _csv(evaluation: Evaluation) -> bytes:
     """Every value: a line per scene and method."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["scene", "method", "picture", *(metric.name for metric in evaluation.metrics)])
+    writer.writerow([*_COLUMNS, *(metric.name for metric in evaluation.metrics)])
     for one in evaluation.scenes:
         for method, values in one.values.items():
             numbers = [values.get(metric.name) for metric in evaluation.metrics]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,40 @@ _LEAST_SCALE = 0.01
 _BYTES_PER_PIXEL = 0.6  # of such a JPEG of a thumbnail, in Base64
 _BUDGET = 20e6  # bytes of all pictures of a report
 _SIDES = (120, 420)  # pixels
+
+
+def transparent(path: Path) -> bool:
+    """Whether a picture, which can be read, has pixels that are not opaque: reading it drops alpha."""
+    from hdrops.io.formats import detect_format
+
+    format = detect_format(path)
+    if format == "raw":
+        return False
+    if format == "heif":
+        import numpy as np
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            picture: Image.Image = Image.open(path)  # AVIF
+        except UnidentifiedImageError:
+            import pillow_heif
+
+            picture = pillow_heif.open_heif(path).to_pillow()
+        return picture.mode in ("LA", "RGBA") and bool(np.array(picture.getchannel("A")).min() < 255)
+    import OpenImageIO as oiio
+
+    from hdrops.io._stderr import without_library_messages
+
+    with without_library_messages():
+        source = oiio.ImageInput.open(str(path))
+        if source is None:
+            return False
+        try:
+            channel = source.spec().alpha_channel
+            alpha = source.read_image(0, 0, channel, channel + 1, "float") if channel >= 0 else None
+        finally:
+            source.close()
+    return alpha is not None and bool((alpha < 1).any())
 
 
 def side_for(pictures: int) -> int:

@@ -161,11 +161,10 @@ def _provenance(evaluation: Evaluation) -> list[str]:
         )
     lines.append('<div class="scroll"><table class="words"><tbody>')
     for metric in evaluation.metrics:
-        stated = ", ".join(f"{key}={value}" for key, value in metric.options.items())
-        call = f"{metric.module}.{metric.function}" + (f" ({stated})" if stated else "")
-        lines.append(
-            f"<tr><th>{_heading(metric)}</th><td>{_text(metric.convention)}</td><td><code>{_text(call)}</code></td></tr>"
-        )
+        stated = ", ".join(f"{key}={value!r}" for key, value in metric.options.items())
+        call = f"{metric.module}.{metric.function} ({stated})"
+        words = f'{_text(metric.convention)}<p class="soft">{_text(metric.manner)}</p>'
+        lines.append(f"<tr><th>{_heading(metric)}</th><td>{words}</td><td><code>{_text(call)}</code></td></tr>")
     lines.append("</tbody></table></div>")
     return lines
 
@@ -179,25 +178,27 @@ def _plots(evaluation: Evaluation) -> list[str]:
         return []
     lines = [
         "<h2>Distribution</h2>",
-        "<p>A dot is a scene, the bar the mean; better is to the right.</p>",
+        "<p>A dot is a scene, the bar the mean; better is to the right. Infinite values have no place: a scene of such "
+        "a value has no dot, and a mean over it no bar.</p>",
         '<div class="plots">',
     ]
     for metric in evaluation.metrics:
         points = {
             method.name: [
                 (one.scene.name, value)
-                for one in evaluation.shared
-                if (value := one.values[method.name].get(metric.name)) is not None and math.isfinite(value)
+                for one in evaluation.rows[metric.name]
+                if math.isfinite(value := one.values[method.name][metric.name])
             ]
             for method in evaluation.task.methods
         }
         if any(points.values()):
-            lines.append(f"<figure><figcaption>{_heading(metric)}</figcaption>{_plot(points, metric)}</figure>")
+            means = {name: values[metric.name] for name, values in evaluation.means.items() if metric.name in values}
+            lines.append(f"<figure><figcaption>{_heading(metric)}</figcaption>{_plot(points, means, metric)}</figure>")
     lines.append("</div>")
     return lines
 
 
-def _plot(points: Mapping[str, Sequence[tuple[str, float]]], metric: Metric) -> str:
+def _plot(points: Mapping[str, Sequence[tuple[str, float]]], means: Mapping[str, float], metric: Metric) -> str:
     values = [value for row in points.values() for _, value in row]
     low, high, ticks = _axis(min(values), max(values))
     left = 12 + 6.4 * max(min(len(name), _LETTERS) for name in points)
@@ -218,8 +219,8 @@ def _plot(points: Mapping[str, Sequence[tuple[str, float]]], metric: Metric) -> 
         for scene, value in row:
             tip = f"<title>{_text(scene)}: {value:.{metric.digits}f}</title>"
             lines.append(f'<circle class="dot" cx="{x(value):.1f}" cy="{y:.1f}" r="4">{tip}</circle>')
-        if row:
-            mean = x(math.fsum(value for _, value in row) / len(row))
+        if math.isfinite(means.get(name, math.inf)):
+            mean = x(means[name])
             lines.append(f'<line class="mean" x1="{mean:.1f}" x2="{mean:.1f}" y1="{y - 9:.1f}" y2="{y + 9:.1f}"/>')
     return "".join(lines) + "</svg>"
 

@@ -46,10 +46,12 @@ class Plan:
     Attributes:
         scenes: in the order of their names, each with a result of some method at least.
         idle: number of scenes without any result.
+        doubts: partners that were found by being the only ones, one line each.
     """
 
     scenes: list[Scene]
     idle: int
+    doubts: list[str]
 
 
 def methods_of(results: Sequence[str], against: Path, failures: list[str]) -> list[Method]:
@@ -86,7 +88,8 @@ def plan_sources(
     """Find the bracket of each result.
 
     A result ``a/x.png``, or ``a/x_fused.png``, belongs to the bracket in the folder ``a/x`` of the sources; else to
-    the one in ``a`` that begins with the image ``x``; else, as the only result in its folder, to all images of ``a``.
+    the one in ``a`` that begins with the image ``x``; else, as the only result in its folder, to all images of ``a``,
+    which is doubtful unless that result was named itself.
     """
     from hdrops.io import InputError, group_frames
 
@@ -94,14 +97,23 @@ def plan_sources(
         raise InputError(f"{sources} is no folder; --sources names the folder of the brackets")
     results = {file.resolve() for method in methods for file in method.pictures.values()}
     folders: dict[PurePath, list[Path]] = {}
+    only_results = False
     inside = [m.path for m in methods if m.path.is_dir() and m.path.resolve() != sources.resolve()]
     for file in images_below(sources, inside, failures):
         if file.resolve() not in results:
             folders.setdefault(PurePath(file.parent.relative_to(sources)), []).append(file)
+        else:
+            only_results = True
+    if not folders and only_results:
+        raise InputError(
+            f"{sources} holds the results themselves and no other image; --sources names the folder of the brackets "
+            "that they were fused from"
+        )
     if not folders:
         raise InputError(f"{sources} is a folder without images; --sources names the folder of the brackets")
 
     places: list[tuple[Method, Path, PurePath, Path | None]] = []
+    doubts: list[str] = []
     for method in methods:
         for name, file in method.pictures.items():
             alone = sum(other.parent == name.parent for other in method.pictures) == 1
@@ -109,7 +121,13 @@ def plan_sources(
             if place is None:
                 failures.append(f"{file}: no scene of this name in {sources}, neither a folder nor a first image")
             else:
-                places.append((method, file, *place))
+                folder, first, named = place
+                places.append((method, file, folder, first))
+                if not named and method.path != file:
+                    doubts.append(
+                        f"{file}: no scene of this name; as the only result of its folder it is taken for that of "
+                        f"{sources / folder}"
+                    )
 
     shared = dict.fromkeys(folder for _, _, folder, first in places if first is not None)
     brackets: dict[PurePath, dict[Path, list[Path]]] = {}
@@ -131,28 +149,32 @@ def plan_sources(
             scene, images = (folder / (first.stem if unique else first.name)).as_posix(), own[first]
         _add(scenes, scene, images, method, file, failures)
     used = {image for scene in scenes.values() for image in scene.against}
-    return Plan(_sorted(scenes), sum(used.isdisjoint(images) for images in folders.values()))
+    return Plan(_sorted(scenes), sum(used.isdisjoint(images) for images in folders.values()), doubts)
 
 
 def _place(
     name: PurePath, alone: bool, folders: Mapping[PurePath, Sequence[Path]], suffix: str
-) -> tuple[PurePath, Path | None] | None:
-    """The folder that a result's bracket is in, and the image it begins with where the result is named after that."""
+) -> tuple[PurePath, Path | None, bool] | None:
+    """The folder that a result's bracket is in, the image it begins with where the result is named after that, and
+    whether the result is named after either."""
     stems = dict.fromkeys((name.stem, name.stem.removesuffix(suffix)))
     for stem in stems:
         if stem and name.parent / stem in folders:
-            return name.parent / stem, None
+            return name.parent / stem, None, True
     images = folders.get(name.parent, ())
     # Of IMG_1.jpg and IMG_1.tif, which may both begin a bracket, fuse names the latter's result IMG_1_tif.
     named = {key: image for image in reversed(images) for key in (image.name.replace(".", "_"), image.stem)}
     for stem in stems:
         if stem in named:
-            return name.parent, named[stem]
-    return (name.parent, None) if images and alone else None
+            return name.parent, named[stem], True
+    return (name.parent, None, False) if images and alone else None
 
 
 def plan_references(methods: Sequence[Method], reference: Path, suffix: str, failures: list[str]) -> Plan:
-    """Find the reference of each result: that of its name; else the only one for the only picture of a method."""
+    """Find the reference of each result: that of its name; else the only one for the only picture of a method.
+
+    The latter is doubtful unless one of the two was named itself.
+    """
     from hdrops.io import InputError
 
     if not reference.exists():
@@ -170,6 +192,7 @@ def plan_references(methods: Sequence[Method], reference: Path, suffix: str, fai
 
     scenes: dict[str, Scene] = {}
     used = set()
+    doubts: list[str] = []
     for method in methods:
         for name, file in method.pictures.items():
             stems = dict.fromkeys((name.stem, name.stem.removesuffix(suffix)))
@@ -179,6 +202,11 @@ def plan_references(methods: Sequence[Method], reference: Path, suffix: str, fai
                 partners = [name]
             elif not partners and len(references) == 1 and len(method.pictures) == 1:
                 partners = list(references)
+                if method.path != file and reference.is_dir():
+                    doubts.append(
+                        f"{file}: no reference of this name; it is measured against {references[partners[0]]}, since "
+                        "either is the only picture of its folder"
+                    )
             if len(partners) != 1:
                 problem = "has several of this name" if partners else "has no picture of this name"
                 failures.append(f"{file}: {reference} {problem}")
@@ -188,7 +216,7 @@ def plan_references(methods: Sequence[Method], reference: Path, suffix: str, fai
             if len(by_stem[partners[0].with_suffix("")]) > 1:
                 scene = partners[0].as_posix()
             _add(scenes, scene, [references[partners[0]]], method, file, failures)
-    return Plan(_sorted(scenes), len(references) - len(used))
+    return Plan(_sorted(scenes), len(references) - len(used), doubts)
 
 
 def _add(

@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+import inspect
 import math
 import re
 
@@ -116,7 +117,7 @@ def test_values_are_those_of_the_metrics(hdrops, album):
     assert one.startswith("a/one")
     assert two.startswith("two")
     assert summary.startswith("2 scenes, 2 methods, 3 metrics, ")
-    assert summary.endswith("report.html\n")
+    assert summary.endswith(f"→ {album}/report.html and {album}/report.csv\n")
 
 
 def test_what_fuse_writes_is_understood(hdrops, tmp_path):
@@ -158,7 +159,8 @@ def test_results_may_be_named_after_the_folder(hdrops, album):
     (album / "dark" / "two" / "0_fused.png").rename(other / "two-done.png")
     arguments = ("evaluate", album / "fused", other, "--sources", album / "in", "-o", album / "r.html", *FEW)
     code, _, stderr = hdrops(*arguments, "--suffix", "-done")
-    assert (code, stderr) == (0, "")
+    assert code == 0
+    assert len(re.findall(r"^warning: .*/0_fused.png: no scene of this name; ", stderr, re.MULTILINE)) == 2
     first = table(album / "r.csv")
     assert list(first) == [(scene, method) for scene in ("a/one", "two") for method in ("fused", "other")]
     assert hdrops(*arguments).code == 1
@@ -249,6 +251,50 @@ def test_linear_light_against_references(hdrops, tmp_path):
     assert table(tmp_path / "r.csv")["x", "half"]["psnr_linear"] > 100
 
 
+@pytest.mark.parametrize("correct", ["none", "exposure", "response"])
+def test_all_metrics_of_linear_light_have_values(hdrops, tmp_path, correct):
+    truth = torch.rand(3, 180, 200, generator=torch.Generator().manual_seed(0)) * 7 + 0.1
+    for folder, image in (("truth", truth), ("result", (truth / 2) ** 1.1)):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "x.exr", image)
+    code, _, stderr = hdrops("evaluate", tmp_path / "result", "--reference", tmp_path / "truth", "-o",
+                             tmp_path / "r.html", "--correct", correct, "--display-peak", 300)  # fmt: skip
+    assert (code, stderr) == (0, "")
+    ((_, values),) = table(tmp_path / "r.csv").items()
+    assert list(values) == [metric.name for metric in METRICS.values() if metric.linear]
+    assert len(values) == 12
+    image, reference = (read_image(tmp_path / folder / "x.exr").pixels[None] for folder in ("result", "truth"))
+    for domain in ("linear", "mu", "pq", "pu21"):
+        peak = {"display_peak": 300} if domain in ("pq", "pu21") or correct == "response" else {}
+        expected = metrics.psnr(image, reference, domain, normalize="reference", correct=correct, **peak)
+        assert values[f"psnr_{domain}"] == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_a_response_that_cannot_be_fitted_ends_no_other_scene(hdrops, tmp_path, monkeypatch):
+    truth = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0)) + 0.1
+    for folder in ("truth", "result"):
+        (tmp_path / folder).mkdir()
+        for name in ("bad", "good"):
+            write_image(tmp_path / folder / f"{name}.exr", truth if folder == "truth" else truth**1.2)
+    solve = torch.linalg.lstsq
+    calls = []
+
+    def diverges(*args, **options):
+        calls.append(args)
+        if len(calls) == 1:
+            raise torch.linalg.LinAlgError("the algorithm for computing the SVD failed to converge")
+        return solve(*args, **options)
+
+    monkeypatch.setattr("torch.linalg.lstsq", diverges)
+    code, _, stderr = hdrops("evaluate", tmp_path / "result", "--reference", tmp_path / "truth", "-o",
+                             tmp_path / "r.html", "--correct", "response", "--metrics", "psnr_pq", "--jobs",
+                             1)  # fmt: skip
+    assert code == 1
+    assert stderr.count("\n") == 1
+    assert "no response curve can be fitted" in stderr
+    assert list(table(tmp_path / "r.csv")) == [("good", "result")]
+
+
 def test_one_picture_and_its_reference(hdrops, references):
     arguments = ("evaluate", references / "near" / "y_fused.png", "--reference", references / "truth" / "y.png", "-o",
                  references / "r.html", "--metrics", "psnr")  # fmt: skip
@@ -256,6 +302,106 @@ def test_one_picture_and_its_reference(hdrops, references):
     assert (code, stderr) == (0, "")
     assert stdout.startswith("y ")
     assert list(table(references / "r.csv")) == [("y", "y_fused")]
+
+
+def test_partners_by_being_the_only_ones_are_said(hdrops, references):
+    """Where two folders hold a picture each, of different names; not where one is named itself."""
+    for folder in ("truth", "near"):
+        (references / f"one-{folder}").mkdir()
+    write_image(references / "one-truth" / "beach.png", bracket(0)[1])
+    write_image(references / "one-near" / "wood.png", bracket(0)[0])
+    results, truths = references / "one-near", references / "one-truth"
+    for result, truth in ((results, truths / "beach.png"), (results / "wood.png", truths), (results, truths)):
+        code, _, stderr = hdrops("evaluate", result, "--reference", truth, "-o", references / "r.html", "--metrics",
+                                 "psnr")  # fmt: skip
+        assert code == 0
+        assert (stderr == "") == (result != results or truth != truths)
+    assert stderr.startswith(f"warning: {results}/wood.png: no reference of this name; ")
+    assert f"{truths}/beach.png" in stderr
+
+
+def test_sources_by_being_the_only_result_are_said(hdrops, tmp_path):
+    write_frames(tmp_path / "in" / "a", bracket(0))
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    write_image(tmp_path / "out" / "a" / "wood.png", bracket(0)[1])
+    code, _, stderr = hdrops("evaluate", tmp_path / "out", "--sources", tmp_path / "in", "-o", tmp_path / "r.html",
+                             *FEW)  # fmt: skip
+    assert code == 0
+    assert stderr.startswith(f"warning: {tmp_path}/out/a/wood.png: no scene of this name; ")
+    assert f"{tmp_path}/in/a" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_negative_light_is_said(hdrops, tmp_path):
+    light = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0)) + 0.1
+    result, truth = light.clone(), light.clone()
+    result[0, 0, :5] = -0.25
+    truth[0, 0, 0] = -0.5
+    write_image(tmp_path / "result.exr", result)
+    write_image(tmp_path / "truth.exr", truth)
+    code, _, stderr = hdrops("evaluate", tmp_path / "result.exr", "--reference", tmp_path / "truth.exr", "-o",
+                             tmp_path / "r.html", "--metrics", "psnr")  # fmt: skip
+    assert code == 0
+    first, second = stderr.splitlines()
+    assert first.startswith(f"warning: {tmp_path}/truth.exr has 1 value below 0 of 2304, the least -0.5;")
+    assert second.startswith(f"warning: {tmp_path}/result.exr has 5 values below 0 of 2304, the least -0.25;")
+
+
+@pytest.mark.parametrize("black", ["result", "truth"])
+def test_black_light_is_refused(hdrops, tmp_path, black):
+    for name in ("result", "truth"):
+        write_image(tmp_path / f"{name}.exr", torch.full((3, 24, 32), float(name != black)))
+    code, _, stderr = hdrops("evaluate", tmp_path / "result.exr", "--reference", tmp_path / "truth.exr", "-o",
+                             tmp_path / "r.html")  # fmt: skip
+    assert code == 2
+    assert stderr.count("\n") == 1
+    assert f"{tmp_path}/{black}.exr has no value above 0" in stderr
+
+
+def test_transparent_pixels_are_said(hdrops, tmp_path):
+    """Of results and of references; not of pictures whose alpha is opaque."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "truth").mkdir()
+    for folder in ("out", "truth"):
+        for name, least in (("clear", 40), ("opaque", 255)):
+            pixels = np.full((24, 32, 4), 255, np.uint8)
+            pixels[..., :3] = bracket(0, 24, 32)[int(folder == "out")].permute(1, 2, 0)
+            pixels[3, 4, 3] = least
+            image_files.write(tmp_path / folder / f"{name}.png", pixels, names=("R", "G", "B", "A"))
+    write_image(tmp_path / "truth" / "clear.png", bracket(0, 24, 32)[0])
+    arguments = ("evaluate", tmp_path / "out", "--reference", tmp_path / "truth", "-o", tmp_path / "r.html",
+                 "--metrics", "psnr")  # fmt: skip
+    said = "1 picture with transparent pixels; alpha is left out, colours are taken as stored"
+    code, _, stderr = hdrops(*arguments)
+    assert (code, stderr) == (0, f"warning: out: {said}\n")
+    (tmp_path / "out" / "clear.png").replace(tmp_path / "truth" / "opaque.png")
+    code, _, stderr = hdrops(*arguments)
+    assert (code, stderr.splitlines()[0]) == (0, f"warning: {tmp_path}/truth: {said}")
+
+
+@pytest.mark.parametrize("ending", [".heic", ".avif", ".tif", ".exr"])
+@pytest.mark.parametrize("least", [40, 255])
+def test_formats_that_hold_transparency(tmp_path, ending, least):
+    from hdrops_cli.evaluate_pictures import transparent
+
+    pixels = np.full((24, 32, 4), 255, np.uint8)
+    pixels[3:9, 4:12, 3] = least
+    path = tmp_path / f"x{ending}"
+    if ending in (".heic", ".avif"):
+        heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+        from PIL import Image, features
+
+        picture = Image.fromarray(pixels)
+        if ending == ".heic":
+            heif.from_pillow(picture).save(path)
+        elif features.check("avif"):
+            picture.save(path)
+        else:
+            pytest.skip("this Pillow writes no AVIF")
+    else:
+        image_files.write(path, pixels if ending == ".tif" else pixels.astype(np.float32) / 255, names=tuple("RGBA"))
+    assert read_image(path).pixels.shape == (3, 24, 32)
+    assert transparent(path) == (least < 255)
 
 
 # ---- comparing ----------------------------------------------------------------------------------------------------
@@ -342,10 +488,69 @@ def test_report_shows_everything(hdrops, album):
     assert page.images == 2 * ["0.png", "1.png", "2.png", "fused", "dark", "dark − fused"]
     assert page.source.count("<svg") == 3
     assert page.source.count("<circle") == 3 * 2 * 2
-    for words in ("Mean over 2 scenes", package.__version__, torch.__version__, METRICS["qabf"].convention):
+    for words in (
+        "Mean over 2 scenes",
+        package.__version__,
+        torch.__version__,
+        METRICS["qabf"].convention,
+        METRICS["qabf"].manner,
+    ):
         assert words in text
     for value in table(album / "r.csv").values():
         assert f"{value['ag']:.4f}" in text
+
+
+def bars(page):
+    """Position and method's row of the mean in each plot."""
+    return [
+        [(float(x), float(y)) for x, y in re.findall(r'class="mean" x1="([\d.]+)" x2="[\d.]+" y1="([\d.]+)"', plot)]
+        for plot in re.findall(r"<svg.*?</svg>", page.source, re.DOTALL)
+    ]
+
+
+def test_plots_have_the_means_of_the_table(hdrops, references):
+    """An infinite mean has no bar, though the other scene's value is finite."""
+    write_image(references / "equal" / "y.tif", read_image(references / "truth" / "y.png").pixels // 2)
+    code, _, _ = hdrops("evaluate", references / "near", references / "equal", "--reference", references / "truth",
+                        "-o", references / "r.html", "--metrics", "psnr,ssim")  # fmt: skip
+    assert code == 0
+    page = Page(references / "r.html")
+    psnr, ssim = bars(page)
+    assert (len(psnr), len(ssim)) == (1, 2)
+    assert page.source.count("<circle") == 3 + 4
+
+
+def test_plots_have_the_scenes_of_the_table(hdrops, tmp_path):
+    """A scene that one method has no value of is in neither the mean nor the plot of the metric."""
+    for name, size in (("large", (180, 200)), ("small", (64, 80))):
+        write_frames(tmp_path / "in" / name, bracket(0, *size))
+        for k, method in enumerate(("a", "b")):
+            (tmp_path / method).mkdir(exist_ok=True)
+            write_image(tmp_path / method / f"{name}.png", bracket(0, *size)[k])
+    code, _, _ = hdrops("evaluate", tmp_path / "a", tmp_path / "b", "--sources", tmp_path / "in", "-o",
+                        tmp_path / "r.html", "--metrics", "sd,ms_ssim")  # fmt: skip
+    assert code == 0
+    page = Page(tmp_path / "r.html")
+    assert [plot.count("<circle") for plot in re.findall(r"<svg.*?</svg>", page.source, re.DOTALL)] == [4, 2]
+    dots = re.findall(r'cx="([\d.]+)"', page.source)[4:]
+    assert [x for x, _ in bars(page)[1]] == [float(x) for x in dots]
+
+
+def test_infinities_keep_their_sign():
+    from hdrops_cli.evaluate import cells
+    from hdrops_cli.evaluate_scenes import Method
+
+    methods = [Method(name, None, {}) for name in ("x", "y", "z")]
+    values = {"x": {"psnr": -math.inf}, "y": {"psnr": math.inf}, "z": {"psnr": 1.0}}
+    assert cells(values, methods, METRICS["psnr"]) == [("−∞", False), ("∞", True), ("1.000", False)]
+
+
+def test_means_of_infinities():
+    from hdrops_cli.evaluate import _mean
+
+    assert _mean([1.0, math.inf]) == math.inf
+    assert math.isnan(_mean([math.inf, -math.inf]))
+    assert _mean([1.0, 2.0]) == 1.5
 
 
 def test_names_are_escaped(hdrops, tmp_path):
@@ -414,6 +619,38 @@ def test_every_metric_is_there(metric):
     assert callable(metric.load())
     assert 10 < len(metric.convention) < 200
     assert "`" not in metric.convention
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_options_are_stated_and_are_those_of_the_function(metric):
+    """All arguments that choose something are given, so that a report states what its values are of."""
+    parameters = inspect.signature(metric.load()).parameters
+    choices = {
+        "color",
+        "convention",
+        "feature",
+        "window",
+        "flat_pairs",
+        "identical",
+        "sharpness",
+        "pooling",
+        "zero_ends",
+    }
+    choices |= {"domain", "normalize", "sigma", "border"}
+    assert {*parameters} & choices <= {*metric.options}
+    assert {*metric.options} <= {*parameters} or "options" in parameters
+    for name, value in metric.options.items():
+        if name in parameters and name not in ("domain", "normalize", "data_range") and metric.name != "qc":
+            assert parameters[name].default == value
+    assert ("sources" in metric.over or "source" in metric.over) == (metric.needs == "sources")
+    ranges = {"nothing": "values on 0 to 255", "sources": "values on 0 to 255", "reference": "; range "}
+    assert ranges[metric.needs] in metric.manner
+    assert re.match("each channel|the grey image|over all channels", metric.manner)
+
+
+def test_the_window_of_s3_is_said():
+    assert METRICS["s3"].options["zero_ends"] == inspect.signature(metrics.s3).parameters["zero_ends"].default
+    assert "Hann window without zeros at its ends" in METRICS["s3"].manner
 
 
 def test_choice_of_metrics():
@@ -537,6 +774,27 @@ def test_a_bad_bracket_does_not_stop_the_others(hdrops, album, name):
     assert list(table(album / "r.csv")) == [("a/one", "fused")]
 
 
+def test_nothing_to_compute_is_one_line_with_the_reason(hdrops, tmp_path):
+    """Too small a picture, and one that is positive only where its reference is not."""
+    write_frames(tmp_path / "in", bracket(0, 24, 32))
+    write_image(tmp_path / "x.png", bracket(0, 24, 32)[1])
+    code, _, stderr = hdrops("evaluate", tmp_path / "x.png", "--sources", tmp_path / "in", "-o", tmp_path / "r.html",
+                             "--metrics", "ms_ssim,viff")  # fmt: skip
+    assert code == 2
+    assert stderr.count("\n") == 1
+    assert stderr.startswith(f"failed: {tmp_path}/x.png: nothing can be computed of it: ")
+    assert "pixels" in stderr
+    light = torch.zeros(3, 24, 32)
+    light[:, :12] = 1
+    write_image(tmp_path / "truth.exr", light)
+    write_image(tmp_path / "result.exr", 1 - light)
+    code, _, stderr = hdrops("evaluate", tmp_path / "result.exr", "--reference", tmp_path / "truth.exr", "-o",
+                             tmp_path / "r.html", "--correct", "exposure", "--metrics", "psnr")  # fmt: skip
+    assert code == 2
+    reason = "the picture has no samples to match: none are positive in both it and its reference"
+    assert stderr == f"failed: {tmp_path}/result.exr: nothing can be computed of it: {reason}\n"
+
+
 def test_codes_are_not_compared_with_linear_light(hdrops, references):
     (references / "near" / "y_fused.png").unlink()
     write_image(references / "near" / "y.exr", torch.rand(3, 180, 200))
@@ -585,6 +843,40 @@ def test_big_scenes_wait_for_one_another():
     assert room._used == 0
 
 
+def test_tables_of_others_stay(hdrops, album):
+    """A table is replaced where an evaluation has written it, its report being beside it."""
+    arguments = ("evaluate", album / "fused", "--sources", album / "in", "-o", album / "r.html", *FEW)
+    path = album / "r.csv"
+    path.write_text("name,age\nx,3\n")
+    for own, words in ((False, "other columns"), (True, "no report r.html beside it")):
+        before = path.read_bytes()
+        code, stdout, stderr = hdrops(*arguments)
+        assert (code, stdout) == (2, "")
+        assert stderr.startswith(f"error: {path} would be replaced, but ")
+        assert stderr.count("\n") == 1
+        assert words in stderr
+        assert path.read_bytes() == before
+        if not own:
+            path.unlink()
+            assert hdrops(*arguments).code == 0
+            assert hdrops(*arguments).code == 0
+            (album / "r.html").unlink()
+    (album / "r.html").write_text("")
+    path.write_text("name,age\nx,3\n")
+    assert hdrops(*arguments).code == 2
+
+
+def test_nothing_is_written_unless_all_is_made(hdrops, album, monkeypatch):
+    def broken(*_args):
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("hdrops_cli.evaluate_report.page", broken)
+    before = sorted(album.rglob("*"))
+    with pytest.raises(AssertionError, match="a bug"):
+        hdrops("evaluate", album / "fused", "--sources", album / "in", "-o", album / "r.html", *FEW)
+    assert sorted(album.rglob("*")) == before
+
+
 def test_nothing_evaluated(hdrops, album):
     for path in (album / "fused").rglob("*.png"):
         _truncate(path)
@@ -618,6 +910,7 @@ BAD = {
     "psnr": (lambda t: [t / "fused", "-o", t / "r.html", "--sources", t / "in", "--metrics", "psnr"], "--reference"),
     "qabf": (lambda t: [t / "fused", "-o", t / "r.html", "--reference", t / "in", "--metrics", "qabf"], "--sources"),
     "peak": (lambda t: [t / "fused", "-o", t / "r.html", "--sources", t / "in", "--display-peak", "nan"], "-peak"),
+    "results as sources": (lambda t: [t / "dark", "-o", t / "r.html", "--sources", t / "dark"], "results themselves"),
     "no argument": (lambda t: ["-o", t / "r.html", "--sources", t / "in"], "--help"),
 }  # fmt: skip
 

@@ -50,6 +50,10 @@ def _checked_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
     return mask
 
 
+def _within(mask: Tensor | None) -> str:
+    return "" if mask is None else ", within the mask"
+
+
 def _restored(result: Tensor, x: Tensor) -> Tensor:
     return result.to(x.dtype if x.is_floating_point() else torch.float32)
 
@@ -85,7 +89,9 @@ def match_exposure(x: Any, y: Any, *, mask: Tensor | None = None) -> Tensor:
             positive = reference[usable]
             usable &= (reference >= _kth(positive, 0.1)) & (reference <= _kth(positive, 0.9))
         if not usable.any():
-            raise ValueError(f"image {i} has no samples to match: none are positive in both x and y (and in the mask)")
+            raise ValueError(
+                f"image {i} has no samples to match: none are positive in both it and its reference{_within(mask)}"
+            )
         scales.append((reference[usable].log() - image[usable].log()).mean().exp())
     if not scales:
         return _restored(images, x)
@@ -134,7 +140,7 @@ def match_response(
 
     Raises:
         TypeError, ValueError: images that do not fit together, an argument out of range, an image without pixels to fit
-            on.
+            on, or one that the fit does not converge for.
     """
     x, y = _pairs.checked(x, y)
     mask = _checked_mask(mask, x)
@@ -152,7 +158,9 @@ def match_response(
         if mask is not None:
             used &= mask[i, 0]
         if not used.any():
-            raise ValueError(f"image {i} has no pixels to fit on: none are finite in both x and y (and in the mask)")
+            raise ValueError(
+                f"image {i} has no pixels to fit on: none are finite in both it and its reference{_within(mask)}"
+            )
         image, reference = (z.clamp(min=PU21_RANGE[0]) for z in (image, reference))
         if space == "rgb":
             result = _toned(image, reference, transfer, degree, regularization, used)
@@ -190,8 +198,14 @@ def _fitted(image: Tensor, reference: Tensor, degree: int, strength: float, used
     gram = chosen @ chosen.T + weight * identity
     target = chosen @ reference.flatten(1)[:, pixels].T + weight * identity[:, :channels]
     # A handful of unknowns: on the CPU, where the solver copes with terms that depend on each other (a flat image).
-    coefficients: Tensor = torch.linalg.lstsq(gram.cpu(), target.cpu(), driver="gelsd").solution.to(basis.device)
-    return (coefficients.T @ basis).view(image.shape)
+    try:
+        coefficients = torch.linalg.lstsq(gram.cpu(), target.cpu(), driver="gelsd").solution.to(basis.device)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ValueError(
+            "no response curve can be fitted to these images: the least squares do not converge"
+        ) from error
+    fitted: Tensor = (coefficients.T @ basis).view(image.shape)
+    return fitted
 
 
 def _luv(rgb: Tensor) -> tuple[Tensor, Tensor]:
