@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import pathlib
 import re
 import subprocess
@@ -303,15 +304,15 @@ def test_smallest_images(backend: str, device: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data_range": 0.0}, "data_range must be positive and finite, got 0.0"),
-        ({"window": 10}, "window must be an odd number of taps, got 10"),
-        ({"sigma": -1.0}, "sigma must be positive and finite, or None"),
+        ({"data_range": 0.0}, "data_range must be 1e-15 to 1e+15, got 0.0"),
+        ({"window": 10}, "window must be an odd number of taps, 1 to 127, got 10"),
+        ({"sigma": -1.0}, "sigma of the window must be 0.01 to 1e+06 pixels, got -1.0"),
         ({"border": "wrap"}, "border must be one of valid, reflect, symmetric, replicate, zeros, got 'wrap'"),
         ({"k": (0.01, -1.0)}, "k must be two finite constants >= 0"),
         ({"reduction": "sum"}, "reduction must be 'mean' or 'none', got 'sum'"),
         ({"window": 1, "unbiased": True}, "unbiased needs a window of at least 3 taps"),
-        ({"weights": ()}, "weights must be finite exponents >= 0, at least one"),
-        ({"weights": (0.5, -0.1)}, "weights must be finite exponents >= 0, at least one"),
+        ({"weights": ()}, "weights must be 1 to 16 finite exponents >= 0"),
+        ({"weights": (0.5, -0.1)}, "weights must be 1 to 16 finite exponents >= 0"),
         ({"downsampling": "half"}, "downsampling must be 'symmetric' or 'zeros', got 'half'"),
     ],
     ids=str,
@@ -419,3 +420,63 @@ def test_default_weights_are_those_of_the_paper() -> None:
     assert MS_SSIM_WEIGHTS == (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
     x, y = pair(1, 1, 170, 170)
     assert hdrops.ms_ssim(x, y).item() == hdrops.ms_ssim(x, y, weights=[0.0448, 0.2856, 0.3001, 0.2363, 0.1333]).item()
+
+
+# ---- extremes ------------------------------------------------------------------------------------
+
+
+def highlight(added: float) -> tuple[Tensor, Tensor]:
+    """A picture around 0.5 and a noisier one, with a light that exceeds the range of values by far."""
+    generator = torch.Generator().manual_seed(0)
+    x = 0.45 + 0.1 * torch.rand(1, 1, 128, 128, generator=generator, dtype=torch.float64)
+    y = x + 0.02 * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    x[..., 40:70, 50:80] += added
+    y[..., 40:70, 50:80] += added
+    return x, y
+
+
+@pytest.mark.parametrize("added", [100.0, 1000.0, 5000.0])
+def test_highlights_far_beyond_the_range(added: float, backend: str, device: str) -> None:
+    x, y = highlight(added)
+    exact = hdrops.ssim(x, y, backend="reference").item()
+    value = hdrops.ssim(x.float().to(device), y.float().to(device), backend=backend).item()
+    assert abs(value) <= 1
+    # Where the light is, float32 holds the noise with an error of its own; the reference has one pivot per image.
+    assert abs(value - exact) < (0.2 if backend == "reference" else 3e-3)
+    same = x.float().to(device)
+    assert hdrops.ssim(same, same, backend=backend).item() == 1
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e11])
+def test_gradients_in_any_unit(unit: float, backend: str, device: str) -> None:
+    x, y = highlight(0.2)
+
+    def gradient(dtype: torch.dtype, scale: float, kind: str, place: str) -> Tensor:
+        leaf = (scale * x).to(place, dtype).requires_grad_()
+        value = hdrops.ssim(leaf, (scale * y).to(place, dtype), scale, backend=kind)
+        return scale * torch.autograd.grad(value, leaf)[0].cpu().double()
+
+    exact = gradient(torch.float64, 1.0, "reference", "cpu")
+    error = (gradient(torch.float32, unit, backend, device) - exact).norm() / exact.norm()
+    assert float(error) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", CODES)
+def test_codes_have_one_range(dtype: torch.dtype) -> None:
+    """255 for bytes, as other libraries want it, would be taken for 255 times the range."""
+    image = torch.zeros(1, 1, 16, 16, dtype=dtype)
+    with pytest.raises(ValueError, match=r"codes are scaled to \[0, 1\]"):
+        hdrops.ssim(image, image, 255.0)
+
+
+def test_operator_refuses_windows_and_levels_without_end() -> None:
+    image = torch.rand(1, 1, 16, 16)
+    symmetric = 2
+
+    def call(window: list[float], levels: int) -> Tensor:
+        return torch.ops.hdrops.ssim_means(image, image, window, 1e-4, 9e-4, 1.0, symmetric, levels, False)
+
+    for window, levels in (([1 / 129] * 129, 1), ([1.0], 61), ([1.0], 1 << 40), ([math.nan], 1)):
+        with pytest.raises(RuntimeError):
+            call(window, levels)
+    assert call([1 / 127] * 127, 1).isfinite().all()

@@ -85,7 +85,7 @@ def gaussian_mask(
 
     Args:
         image: (N, C, H, W): uint8 or uint16 codes, or floating point of any range. An image that holds NaN or
-            -infinity has a mask of NaN; one that holds +infinity NaN in the windows that do and 0 elsewhere (inverted 1).
+            -infinity has a mask of NaN; one that holds +infinity NaN in the windows that do, elsewhere 0 (inverted 1).
         sigma: standard deviation in pixels, 0.3 to 200.
         invert: give the mask of the dark areas, for overexposed images.
         out: tensor to write the mask to, sharing no memory with the image. Not with autograd.
