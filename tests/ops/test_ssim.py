@@ -441,8 +441,8 @@ def test_highlights_far_beyond_the_range(added: float, backend: str, device: str
     exact = hdrops.ssim(x.double(), y.double(), backend="reference").item()
     value = hdrops.ssim(x.to(device), y.to(device), backend=backend).item()
     assert abs(value) <= 1
-    # Half a unit in the last place of the light against noise of 0.02; the reference has one pivot per image.
-    assert abs(value - exact) < (0.2 if backend == "reference" else 1e-6 * added)
+    # The windows of the light, a twentieth of all, are lost to rounding; the reference has one pivot per image.
+    assert abs(value - exact) < (0.2 if backend == "reference" else 5e-3)
     same = x.to(device)
     assert hdrops.ssim(same, same, backend=backend).item() == 1
 

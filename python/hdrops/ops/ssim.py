@@ -46,7 +46,7 @@ def ssim(
         x: (N, C, H, W), any C: floating point, or uint8 or uint16 codes, which are scaled to [0, 1] first.
         y: of the same shape and dtype.
         data_range: L, the range of the values: 1 for images in [0, 1], 255 for floats of 0 to 255; of codes always 1.
-            Values that exceed it a thousandfold cost float32 images their accuracy: convert those to float64.
+            Windows of a float32 image whose values exceed it a hundredfold lose their accuracy: convert to float64.
         window: odd number of taps of the separable window, 1 to 127.
         sigma: of a Gaussian window in pixels; None for a uniform one.
         border: "valid" takes only positions at which the whole window lies inside, as Wang's code, pytorch-msssim and
