@@ -112,8 +112,9 @@ def filter_kernel(
         pivot = tl.load(source + (outer // channels) * channels * outer_stride).to(T)
         pivot = tl.where(tl.abs(pivot) < float("inf"), pivot, 0.0)
     base = source + outer * outer_stride
-    inside = (first >= radius) & (first + POSITIONS + radius <= n)
-    folds = tl.where(inside, 0, folds)
+    # The adjoint asks which windows hold a pixel: mirrored without its edge, one at the border reaches a pixel further.
+    reach = radius + 1 if ADJOINT else radius
+    folds = tl.where((first >= reach) & (first + POSITIONS + reach <= n), 0, folds)
 
     value = tl.zeros([LINES, POSITIONS], T) if ROWS else tl.zeros([POSITIONS, LINES], T)
     wild = 1
