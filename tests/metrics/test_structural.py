@@ -12,6 +12,7 @@ from torch import Tensor
 
 import hdrops
 from hdrops import metrics
+from hdrops.ops._grey import GREY
 
 BOTH = [(metrics.ssim_sources, hdrops.ssim), (metrics.ms_ssim_sources, hdrops.ms_ssim)]
 
@@ -38,7 +39,7 @@ def test_mean_over_sources(metric: Callable[..., Tensor], operator: Callable[...
 @pytest.mark.parametrize(("metric", "operator"), BOTH)
 def test_grey_by_default(metric: Callable[..., Tensor], operator: Callable[..., Tensor]) -> None:
     fused, bracket = scene()
-    weights = torch.tensor(metrics._images.GREY, dtype=torch.float64)[:, None, None]
+    weights = torch.tensor(GREY, dtype=torch.float64)[:, None, None]
     grey = [(z * weights).sum(-3, keepdim=True) for z in (fused, bracket)]
     expected = torch.stack([operator(grey[0], grey[1][:, k], reduction="none") for k in range(3)]).mean(0)
     assert torch.allclose(metric(fused, bracket), expected, rtol=1e-9)
