@@ -19,12 +19,6 @@ _EXTRAS = ("typer", "rich", "OpenImageIO")
 OUT_OF_MEMORY = "the images do not fit into memory; give fewer or smaller ones"
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch or an operator has run out of memory: each says it in its own way."""
-    signs = ("allocate memory", "not enough memory", "bad_alloc")
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
-
-
 def _fail(message: str, debug: bool) -> typer.Exit:
     if debug:
         traceback.print_exc()
@@ -74,6 +68,8 @@ def errors_reported(debug: bool) -> Iterator[None]:
             raise
         raise _fail(str(error), debug) from error
     except (MemoryError, RuntimeError) as error:
+        from hdrops.io.errors import out_of_memory
+
         if out_of_memory(error):
             raise _fail(OUT_OF_MEMORY, debug) from error
         if "HDROPS_CPU" not in str(error):
