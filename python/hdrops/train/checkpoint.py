@@ -86,10 +86,7 @@ class Checkpoints:
             _sync_folder(temporary)
             os.rename(temporary, self.path(checkpoint.step))
             _sync_folder(self.folder)
-            self._point_to(best)
-            for step in self.steps()[:-keep]:
-                if step != best:
-                    shutil.rmtree(self._set_aside(self.path(step)))
+            self._tidy(keep, best)
         except OSError as error:
             raise InputError(
                 f"cannot write the checkpoint {self.path(checkpoint.step)}: {error.strerror}; make room or give rights, "
@@ -98,8 +95,8 @@ class Checkpoints:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def load(self, warn: Callable[[str], None]) -> Checkpoint | None:
-        """The last whole checkpoint; None if there has never been one. What is left of unfinished ones is removed.
+    def load(self, keep: int, warn: Callable[[str], None]) -> Checkpoint | None:
+        """The last whole checkpoint; None if there has never been one. What an interrupted :meth:`save` left is removed.
 
         Raises:
             InputError: checkpoints of which none can be read, or one of a later format.
@@ -118,7 +115,7 @@ class Checkpoints:
             for other, cause in damaged:
                 warn(f"{self.path(other)} is damaged ({cause}) and removed; going on from step {step}")
                 shutil.rmtree(self._set_aside(self.path(other)))
-            self._point_to(checkpoint.state.get("best", {}).get("step"))
+            self._tidy(keep, checkpoint.state["best"].get("step"))
             return checkpoint
         if damaged:
             step, cause = damaged[0]
@@ -137,6 +134,12 @@ class Checkpoints:
         for name in state["files"]:
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load((folder / name).read_bytes())
         return Checkpoint(state["step"], tensors, state)
+
+    def _tidy(self, keep: int, best: int | None) -> None:
+        self._point_to(best)
+        for step in self.steps()[:-keep]:
+            if step != best:
+                shutil.rmtree(self._set_aside(self.path(step)))
 
     def _point_to(self, best: int | None) -> None:
         """Have the link ``best`` name a step's checkpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import dataclasses
@@ -60,8 +61,8 @@ class Progress:
         step, steps: done, and in all.
         loss: of the last step.
         lr: its learning rate.
-        images_per_second: of all processes, lately.
-        seconds_left: at this speed.
+        images_per_second: of all processes, over the last steps, without validations and checkpoints.
+        seconds_left: at the speed since the start, all included.
         validation: the metrics of the last validation.
         logged: whether the step has a row in the log.
     """
@@ -323,7 +324,9 @@ class _Run:
         self.skipped = 0
         self.best: dict[str, float] = {}
         self.validation: dict[str, float] = {}
-        self.seconds, self.timed = 0.0, 0  # since the last row, without validations and checkpoints
+        self.seconds, self.timed = 0.0, 0  # of the steps since the last row
+        self.durations = collections.deque[float](maxlen=50)  # of the last steps
+        self.started = time.perf_counter()
 
         share = processes.count * config.accumulate
         if config.batch % share:
@@ -410,7 +413,8 @@ class _Run:
             batches = [self._next(loader, number) for _ in range(config.accumulate)]
             values, stop = self._updated(batches, factor, number, stopping)
         self.step = number
-        self.seconds += time.perf_counter() - started
+        self.durations.append(time.perf_counter() - started)
+        self.seconds += self.durations[-1]
         self.timed += 1
         if values is not None:
             self.counted += 1
@@ -419,14 +423,14 @@ class _Run:
         last = number == config.steps
         lr = factor * next(iter(self.optimizers.values())).lr
         logged = last or number % config.log_every == 0
-        speed = self.timed * config.batch / self.seconds
         if logged:
-            self._log(lr, speed)
+            self._log(lr)
         validated = (last or number % config.validate_every == 0) and self._validated()
         if last or stop or validated or number % config.run.checkpoint_every == 0:
             self._save()
         if self.progress is not None:
-            left = (config.steps - number) * config.batch / speed
+            speed = len(self.durations) * config.batch / sum(self.durations)
+            left = (time.perf_counter() - self.started) / (number - self.began) * (config.steps - number)
             loss = math.nan if values is None else next(iter(values.values()))
             self.progress(Progress(number, config.steps, loss, lr, speed, left, self.validation, logged))
         return stop
@@ -536,11 +540,11 @@ class _Run:
 
     # ---- what is due after a step ----
 
-    def _log(self, lr: float, speed: float) -> None:
+    def _log(self, lr: float) -> None:
         row = {"epoch": self.batches.epoch(self.step)}
         row |= {name: total / self.counted for name, total in self.window.items()}
         row["lr"] = lr
-        timing = {"images_per_second": speed, "seconds": self.seconds}
+        timing = {"images_per_second": self.timed * self.config.batch / self.seconds, "seconds": self.seconds}
         if self.device.type == "cuda":
             timing["megabytes"] = torch.cuda.max_memory_allocated(self.device) / 1e6
         if self.tables:
@@ -618,12 +622,11 @@ class _Run:
 
     def _restored(self) -> int:
         """Take everything from the last checkpoint: the step that it is of, 0 if there is none."""
-        if self.processes.first:
-            checkpoint = self.checkpoints.load(self.warn)
+        checkpoint = None
+        for turn in (self.processes.first, not self.processes.first):  # the first one tidies up
+            if turn:
+                checkpoint = self.checkpoints.load(self.config.run.keep, self.warn)
             self.processes.anywhere(False)
-        else:
-            self.processes.anywhere(False)  # meanwhile the first removes what is damaged
-            checkpoint = self.checkpoints.load(self.warn)
         if self.processes.anywhere(checkpoint is None):
             if checkpoint is not None or self.checkpoints.steps():
                 raise InputError(f"some processes do not find the checkpoints in {self.folder}; all must share that folder")

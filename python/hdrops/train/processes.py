@@ -62,6 +62,7 @@ class Processes:
         """Whether the condition holds in some process."""
         return self.average((), [float(condition)])[0] > 0
 
+    @torch.no_grad()
     def take_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite tensors with those of process 0."""
         if self.count > 1:
