@@ -59,6 +59,7 @@ class Progress:
 
     Attributes:
         step, steps: done, and in all.
+        began: those that were done when it was resumed; 0 for a new run.
         loss: of the last step.
         lr: its learning rate.
         images_per_second: of all processes, over the last steps, without validations and checkpoints.
@@ -69,6 +70,7 @@ class Progress:
 
     step: int
     steps: int
+    began: int
     loss: float
     lr: float
     images_per_second: float
@@ -432,7 +434,7 @@ class _Run:
             speed = len(self.durations) * config.batch / sum(self.durations)
             left = (time.perf_counter() - self.started) / (number - self.began) * (config.steps - number)
             loss = math.nan if values is None else next(iter(values.values()))
-            self.progress(Progress(number, config.steps, loss, lr, speed, left, self.validation, logged))
+            self.progress(Progress(number, config.steps, self.began, loss, lr, speed, left, self.validation, logged))
         return stop
 
     def _next(self, loader: Iterator[Any], number: int) -> Batch:
