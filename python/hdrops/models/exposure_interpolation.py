@@ -485,12 +485,12 @@ class ExposureInterpolator(nn.Module):
         steps = operator.index(steps)
         if not 1 <= steps <= 1000:
             raise ValueError(f"steps must be 1 to 1000, got {steps}")
+        home = self.network.tail.weight.device
         for image, name in ((dark, "dark"), (bright, "bright")):
             check_image_dtype(image, name)
-            _check_range(image, name)
-            home = self.network.tail.weight.device
             if image.device != home:
                 raise ValueError(f"{name} is on {image.device}, the model on {home}; move one of them")
+            _check_range(image, name)
         if dark.shape != bright.shape:
             raise ValueError(f"dark {tuple(dark.shape)} and bright {tuple(bright.shape)} must have one shape")
         maps = _maps(dark, bright, ratio, gamma, crf, imf)
