@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,13 +26,6 @@ _STEEPEST_PITCH = 75.0  # degrees
 _TABLE = 4096
 _DARKEST = 1e-30  # radiance; the time for less would leave float32
 _NARROW, _WIDE = 1.0, 170.0  # degrees
-
-
-class Scene(Protocol):
-    """A source of radiance."""
-
-    def draw(self, generator: np.random.Generator, height: int, width: int) -> Tensor:
-        """A random view, (3, height, width) float32."""
 
 
 def _check_radiance(image: Tensor) -> Tensor:
@@ -72,6 +64,10 @@ class _Pyramid:
                 return
             image = F.avg_pool2d(image, 2)
             scale *= 2
+
+    @property
+    def nbytes(self) -> int:
+        return sum(level.nbytes for level in self.levels)
 
     def look_up(self, row: Tensor, column: Tensor, scale: float) -> Tensor:
         """Values (3, h, w) at places in pixels of the image; (0, 0) is the centre of the first pixel.
@@ -137,6 +133,11 @@ class Panorama:
             raise ValueError(f"a panorama must be twice as wide as high, got {self.width} x {self.height}")
         finest = 0.0 if narrowest is None else self._scale(*narrowest)
         self._pyramid = _Pyramid(_evened(radiance), finest, _around_the_globe)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it occupies."""
+        return self._pyramid.nbytes
 
     def _scale(self, fov: float, width: int) -> float:
         """Pixels of the panorama per pixel in the middle of a view."""
@@ -221,6 +222,26 @@ class LinearPhotograph:
         self.height, self.width = radiance.shape[-2:]
         self._pyramid = _Pyramid(radiance, 0.0, lambda plane: F.pad(plane, (1, 1, 1, 1), mode="replicate"))
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that it occupies."""
+        return self._pyramid.nbytes
+
+    def largest_scale(self, height: int, width: int) -> float:
+        """The scale at which a part of this size just fits into the photograph.
+
+        Raises:
+            ValueError: a size out of range, or a photograph so small that it would have to be enlarged by more than
+                1 / 0.7.
+        """
+        _check_size(height, width)
+        most = min(self.height / height, self.width / width)
+        if most < _LEAST_SCALE:
+            raise ValueError(
+                f"a photograph of {self.height} x {self.width} pixels is too small for views of {height} x {width}"
+            )
+        return most
+
     def crop(self, height: int, width: int, *, top: float = 0.0, left: float = 0.0, scale: float = 1.0) -> Tensor:
         """A part of the photograph, reduced without aliasing.
 
@@ -254,7 +275,7 @@ class LinearPhotograph:
     def draw(self, generator: np.random.Generator, height: int, width: int) -> Tensor:
         """A random part: its scale log-uniform from 1 to 4 as far as the photograph allows, its place uniform.
 
-        A photograph smaller than the result is enlarged, by 1 / 0.7 at most.
+        A photograph smaller than the result is enlarged, by 1 / 0.7 at most (:meth:`largest_scale`).
 
         Args:
             generator: the source of randomness.
@@ -266,11 +287,7 @@ class LinearPhotograph:
         Raises:
             ValueError: a photograph that is too small.
         """
-        most = min(self.height / height, self.width / width)
-        if most < _LEAST_SCALE:
-            raise ValueError(
-                f"a photograph of {self.height} x {self.width} pixels is too small for views of {height} x {width}"
-            )
+        most = self.largest_scale(height, width)
         scale = math.exp(generator.uniform(math.log(min(1.0, most)), math.log(min(_MOST_REDUCTION, most))))
         top = generator.uniform(0.0, self.height - scale * height)
         left = generator.uniform(0.0, self.width - scale * width)
@@ -285,9 +302,9 @@ class Camera:
 
         e = clip(H t s_c + noise, 0, 1),   noise ~ N(0, (H t s_c + r² / w) / w),   code = round(255 f(e)^p_c)
 
-    with the full well w in electrons and the read noise r: the variance of the electrons w e is that of the photons, w
-    H t s_c, plus r². The normal distribution stands for Poisson's, which it resembles from some ten electrons on; below,
-    the read noise hides the difference.
+    with the full well w in electrons and the read noise r: the variance of the electrons w e is that of the photons,
+    w H t s_c, plus r². The normal distribution stands for Poisson's, which it resembles from some ten electrons on;
+    below, the read noise hides the difference.
 
     Attributes:
         response: f, from exposure in [0, 1] to [0, 1].
@@ -398,7 +415,7 @@ def draw_camera(
     response = draw_response(generator)
     red, blue = (2.0 ** generator.normal(0.0, 0.1, 2)).tolist()
     curvature = np.exp(generator.normal(0.0, 0.02, 3)).tolist()
-    well = math.exp(generator.uniform(*map(math.log, full_well)))
+    well = math.exp(generator.uniform(math.log(full_well[0]), math.log(full_well[1])))
     noise = math.exp(generator.uniform(0.0, math.log(8.0)))
     quality, subsampled = int(generator.integers(70, 99)), bool(generator.random() < 0.5)
     written = generator.random() < jpeg
@@ -416,7 +433,7 @@ def draw_camera(
 def metered_time(radiance: Tensor, share: float) -> float:
     """The exposure time at which this share of the values of a frame does not saturate.
 
-    Every second row and column is measured. Where the share holds no light, all that is lit is exposed below saturation.
+    Every second row and column is measured. Where the share holds no light, the brightest value does not saturate.
 
     Args:
         radiance: (3, H, W), linear, >= 0.

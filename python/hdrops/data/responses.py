@@ -9,6 +9,7 @@ pickled.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import pathlib
@@ -147,13 +148,13 @@ def polynomial_response(
     """
     _check_positive(gamma=gamma)
     points = (0.0, *coefficients, 1.0)
-    if not all(low <= high for low, high in zip(points, points[1:], strict=False)):
+    if not all(low <= high for low, high in itertools.pairwise(points)):
         raise ValueError(f"coefficients must rise from 0 to 1, got {tuple(coefficients)}")
     t = _clipped(exposure) ** gamma
     # De Casteljau's scheme only takes averages: rounding cannot make it fall by more than an ulp.
     rows = [t.new_full((), value) for value in points]
     while len(rows) > 1:
-        rows = [torch.lerp(low.expand_as(t), high.expand_as(t), t) for low, high in zip(rows, rows[1:], strict=False)]
+        rows = [torch.lerp(low.expand_as(t), high.expand_as(t), t) for low, high in itertools.pairwise(rows)]
     return rows[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import os
 import pathlib
@@ -54,14 +55,15 @@ def find_scenes(folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str
     return list(found)
 
 
-def scene_names(folders: Sequence[pathlib.Path]) -> list[str]:
+def scene_names(places: Sequence[pathlib.Path]) -> list[str]:
     """Names that tell scenes apart: the last parts of their paths, as few as needed."""
-    names = []
-    for folder in folders:
-        parts = folder.resolve().parts
-        others = [other.resolve().parts for other in folders if other is not folder]
-        count = next((k for k in range(1, len(parts)) if all(o[-k:] != parts[-k:] for o in others)), len(parts))
-        names.append("/".join(parts[-count:]))
+    parts = [place.resolve().parts for place in places]
+    names = [""] * len(parts)
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        occurring = collections.Counter(part[-count:] for part in parts)
+        for k, part in enumerate(parts):
+            if not names[k] and (occurring[part[-count:]] == 1 or count >= len(part)):
+                names[k] = "/".join(part[-count:])
     return names
 
 

@@ -6,8 +6,8 @@ Both datasets give samples of the same kind::
     imf_dark, imf_bright     (3, 256) float32: intermediate IMFs of the whole frames towards the target
     fraction                 () float32: place of the target in log exposure, 0 = dark, 1 = bright
 
-An item is asked for by ``index`` or ``(epoch, index)``. It depends on the seed, the epoch and the index alone: not on the
-order of access, the number of worker processes or of threads, nor on any global state of randomness.
+An item is asked for by ``index`` or ``(epoch, index)``. It depends on the seed, the epoch and the index alone: not on
+the order of access, the number of worker processes or of threads, nor on any global state of randomness.
 
 **Where patches are taken.** A place is drawn uniformly, up to eight times; the first is taken in which at least half of
 the target's pixels are exposed, that is, have a channel above 5 and below 250. Where there is none, the one with the
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hdrops.data.camera import Camera, LinearPhotograph, Panorama, Scene, draw_camera, metered_time
+from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
 from hdrops.data.scenes import find_scenes, images_in, listed, scene_names
 from hdrops.io import InputError, read_bracket, read_image
 from hdrops.ops.imf import estimate_imf, intermediate_imf
@@ -77,7 +77,7 @@ def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, index]))
 
 
-def _tables(dark: Tensor, target: Tensor, bright: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+def _tables(dark: Tensor, bright: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     """Intermediate IMFs of uint8 frames, (3, 256) each."""
     return (
         intermediate_imf(estimate_imf(dark, bright), fraction),
@@ -264,13 +264,13 @@ class BracketTriplets(Dataset[Sample]):
                 skipped[name] = str(error)
                 continue
             files = list(frames)
-            for dark, target, bright in places:
-                span = stops[bright] - stops[dark]
-                fraction = (stops[target] - stops[dark]) / span
-                triplet = Triplet(name, files[dark], files[target], files[bright], span, fraction)
+            for d, t, b in places:
+                span = stops[b] - stops[d]
+                fraction = (stops[t] - stops[d]) / span
+                triplet = Triplet(name, files[d], files[t], files[b], span, fraction)
                 self.triplets.append(triplet)
                 with _one_thread():
-                    self._tables.append(_tables(*(frames[files[k]] for k in (dark, target, bright)), fraction))
+                    self._tables.append(_tables(frames[triplet.dark], frames[triplet.bright], fraction))
             size = sum(frame.untyped_storage().nbytes() for frame in frames.values())
             if size <= cache_bytes:
                 cache_bytes -= size
@@ -352,8 +352,8 @@ class SyntheticTriplets(Dataset[Sample]):
     Item i shows image i modulo their number. A view of it is drawn (:meth:`Panorama.draw` or
     :meth:`LinearPhotograph.draw`), a camera (:func:`draw_camera`), the distance from dark to bright uniformly in stops,
     and the place of the target. The target is exposed so that a share of its values, drawn from U(0.6, 0.99), stays
-    below saturation (:func:`metered_time`), times 2^N(0, 0.5). The IMFs are those of the three codes frames; a patch
-    is cut from them. With ``patch=None, augment=False`` the items are whole frames, for validation.
+    below saturation (:func:`metered_time`), times 2^N(0, 0.5). The IMFs are those of the whole uint8 frames; a
+    patch is cut from these. With ``patch=None, augment=False`` the items are whole frames, for validation.
 
     Files are read when the dataset is made; those that cannot be used are named in a warning and left out. They are
     kept in memory as far as ``cache_bytes`` reaches, others are read again at every access. Worker processes share
@@ -416,7 +416,7 @@ class SyntheticTriplets(Dataset[Sample]):
             raise ValueError(f"patch {patch} must fit into the frame {tuple(frame)}")
         self._length = _check_length(samples_per_epoch, 1)
         self._panorama, self._camera = panorama, camera
-        self._sources: list[pathlib.Path | Scene] = []
+        self._sources: list[pathlib.Path | Panorama | LinearPhotograph] = []
         self.scenes: list[str] = []
         skipped: dict[str, str] = {}
         for name, source in _linear_sources(images):
@@ -439,7 +439,7 @@ class SyntheticTriplets(Dataset[Sample]):
         if self._panorama if self._panorama is not None else width == 2 * height:
             return Panorama(image, narrowest=(self._fov[0], self._frame[1]))
         photograph = LinearPhotograph(image)
-        photograph.check_holds(*self._frame)
+        photograph.largest_scale(*self._frame)  # raises where it is too small
         return photograph
 
     def __len__(self) -> int:
@@ -462,7 +462,7 @@ class SyntheticTriplets(Dataset[Sample]):
             noise = torch.Generator().manual_seed(int(generator.integers(2**63)))
             stops = -fraction * distance, 0.0, (1 - fraction) * distance
             dark, target, bright = camera.expose(radiance, [time * 2**ev for ev in stops], noise)
-            tables = _tables(dark, target, bright, fraction)
+            tables = _tables(dark, bright, fraction)
             return _sample(self._cut((dark, target, bright), generator), tables, fraction)
 
 
