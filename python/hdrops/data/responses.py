@@ -125,6 +125,36 @@ def log_response(exposure: Tensor, scale: float = 30.0, power: float = 1.0) -> T
     return (torch.log1p(scale * _clipped(exposure)) / math.log1p(scale)).clamp(max=1) ** power
 
 
+def contrast_response(
+    exposure: Tensor, contrast: float = 1.4, shift: float = 0.0, gamma: float = _DISPLAY_GAMMA
+) -> Tensor:
+    """The curve of a camera's picture styles: x^gamma, bent to an S with a toe and a shoulder.
+
+    ::
+
+        f(x) = 1 / (1 + 2^shift ((1 - u) / u)^contrast),   u = x^gamma
+
+    Args:
+        exposure: floating point, any shape.
+        contrast: slope of the S in log odds, positive; above 1 it presses shadows and highlights, 1 is no S.
+        shift: of the middle of the S, in powers of two of the odds; positive darkens.
+        gamma: exponent, positive.
+
+    Returns:
+        Values in [0, 1], same shape and dtype.
+
+    Raises:
+        TypeError: exposure is not floating point.
+        ValueError: a parameter out of range.
+    """
+    _check_positive(contrast=contrast, gamma=gamma)
+    if not math.isfinite(shift):
+        raise ValueError(f"shift must be finite, got {shift}")
+    u = _clipped(exposure) ** gamma
+    rising = u**contrast
+    return rising / (rising + 2.0**shift * (1 - u) ** contrast)
+
+
 def polynomial_response(
     exposure: Tensor, coefficients: Sequence[float] = (0.2, 0.5, 0.8), gamma: float = _DISPLAY_GAMMA
 ) -> Tensor:
@@ -299,6 +329,11 @@ def _draw_log(generator: np.random.Generator) -> Response:
     return functools.partial(log_response, scale=scale, power=power)
 
 
+def _draw_contrast(generator: np.random.Generator) -> Response:
+    contrast, shift, gamma = generator.uniform(1.0, 2.0), generator.normal(0.0, 0.4), 1 / generator.uniform(1.8, 2.6)
+    return functools.partial(contrast_response, contrast=contrast, shift=shift, gamma=gamma)
+
+
 def _draw_polynomial(generator: np.random.Generator) -> Response:
     steps = generator.dirichlet([6.0] * 5)
     coefficients = tuple(float(value) for value in np.minimum(np.cumsum(steps[:-1]), 1.0))
@@ -310,6 +345,7 @@ RESPONSE_FAMILIES: dict[str, Callable[[np.random.Generator], Response]] = {
     "srgb": _draw_srgb,
     "sigmoid": _draw_sigmoid,
     "log": _draw_log,
+    "contrast": _draw_contrast,
     "polynomial": _draw_polynomial,
 }
 
@@ -326,6 +362,7 @@ def draw_response(
     srgb       no parameters
     sigmoid    a ~ N(0.6, 0.1), n ~ N(0.9, 0.1), as HDRCNN draws them
     log        log10(scale) ~ U(0.7, 2), power ~ U(0.85, 1.2)
+    contrast   contrast ~ U(1, 2), shift ~ N(0, 0.4), 1/gamma ~ U(1.8, 2.6)
     polynomial five steps of the coefficients from a symmetric Dirichlet distribution (6), 1/gamma ~ U(1.8, 2.4)
     ========== ==============================================================================================
 

@@ -351,8 +351,8 @@ class SyntheticTriplets(Dataset[Sample]):
 
     Item i shows image i modulo their number. A view of it is drawn (:meth:`Panorama.draw` or
     :meth:`LinearPhotograph.draw`), a camera (:func:`draw_camera`), the distance from dark to bright uniformly in stops,
-    and the place of the target. The target is exposed so that a share of its values, drawn from U(0.6, 0.99), stays
-    below saturation (:func:`metered_time`), times 2^N(0, 0.5). The IMFs are those of the whole uint8 frames; a
+    and the place of the target. The target is exposed so that a share of its values saturates that is log-uniform
+    from 0.03 % to 40 % (:func:`metered_time`), times 2^N(0, 0.5). The IMFs are those of the whole uint8 frames; a
     patch is cut from these. With ``patch=None, augment=False`` the items are whole frames, for validation.
 
     Files are read when the dataset is made; those that cannot be used are named in a warning and left out. They are
@@ -388,7 +388,7 @@ class SyntheticTriplets(Dataset[Sample]):
         panorama: bool | None = None,
         distance: float | tuple[float, float] = (2.0, 6.0),
         fraction: float | Mapping[float, float] = FRACTIONS,
-        frame: Sequence[int] = (180, 270),
+        frame: Sequence[int] = (120, 180),
         patch: Sequence[int] | None = (60, 90),
         fov: tuple[float, float] = (50.0, 95.0),
         camera: Callable[[np.random.Generator], Camera] = draw_camera,
@@ -458,7 +458,7 @@ class SyntheticTriplets(Dataset[Sample]):
             camera = self._camera(generator)
             distance = generator.uniform(*self._distance)
             fraction = self._places[int(np.searchsorted(self._weights, generator.random(), "right"))]
-            time = metered_time(radiance, generator.uniform(0.6, 0.99)) * 2 ** generator.normal(0.0, 0.5)
+            time = metered_time(radiance, 1 - 10 ** generator.uniform(-3.5, -0.4)) * 2 ** generator.normal(0.0, 0.5)
             noise = torch.Generator().manual_seed(int(generator.integers(2**63)))
             stops = -fraction * distance, 0.0, (1 - fraction) * distance
             dark, target, bright = camera.expose(radiance, [time * 2**ev for ev in stops], noise)
