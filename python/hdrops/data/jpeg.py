@@ -43,8 +43,9 @@ def jpeg_round_trip(codes: Tensor, quality: int, *, subsampled: bool = False) ->
     """The picture that a JPEG file of it would hold: colour conversion, DCT, quantisation, and back.
 
     Baseline JPEG (ITU-T T.81) in JFIF's YCbCr with the example tables of its annex K, scaled by quality as libjpeg does
-    it. The entropy coding that is left out loses nothing; a real codec, which computes in integers, differs by one or
-    two codes here and there.
+    it. The entropy coding that is left out loses nothing. A real codec computes in integers of few bits and so rounds
+    some coefficients near the middle of two levels the other way: pixels differ from its by less than a third of the
+    loss, and the loss itself by hardly anything.
 
     Args:
         codes: (..., 3, H, W) uint8, red, green, blue; H, W >= 1.
