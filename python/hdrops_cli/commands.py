@@ -242,7 +242,8 @@ def train(
     system: Annotated[str | None, typer.Argument(help="What to train; without it, the systems are listed.")] = None,
     preset: Annotated[str | None, typer.Option(help="A configuration of the system, by its name.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A .toml or .json file with keys of the configuration, over those of the preset.")
+        Path | None,
+        typer.Option(help="A .toml or .json file with keys of the configuration, over those of the preset."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -270,7 +271,8 @@ def train(
 
     Several processes: torchrun --nproc-per-node 2 -m hdrops_cli.main train ...
 
-    Exit code: 0 if all steps are done, 2 on bad input, 1 if the training cannot go on, 130 or 143 if it was interrupted.
+    Exit code: 0 if all steps are done, 2 on bad input, 1 if the training cannot go on, 130 or 143 if it was
+    interrupted.
     """
     with errors_reported(debug):
         from hdrops_cli.train import run

@@ -54,9 +54,7 @@ def run(
     from hdrops.train import TrainingError, dump_config, load_config, train
 
     folders = {"data.folders": [str(folder.absolute()) for folder in data]} if data else {}
-    settled = load_config(
-        system.config, system.presets, preset=preset, file=config, settings=settings, values=folders
-    )
+    settled = load_config(system.config, system.presets, preset=preset, file=config, settings=settings, values=folders)
     if show_config:
         print(dump_config(settled), end="")
         return 0

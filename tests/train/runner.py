@@ -13,8 +13,8 @@ import socket
 import sys
 import time
 
-import toy
 import torch
+import toy
 
 from hdrops.train import load_config, train
 

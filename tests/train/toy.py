@@ -1,4 +1,4 @@
-"""A system that trains in milliseconds, and has all that a run must keep: state in the network and in every generator."""
+"""A system that trains in milliseconds, with all that a run must keep: state in the network and in every generator."""
 
 import dataclasses
 import random
@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hdrops.io import InputError
-from hdrops.train import OptimizerConfig, RunConfig, Section, System, TrainConfig, Validation
+from hdrops.train import Data, OptimizerConfig, RunConfig, Section, System, TrainConfig, Validation
 
 
 class ToyData(Section):
@@ -79,6 +79,7 @@ def validate(model, samples, config, device, picture):
 
 
 def export(model, folder):
+    folder.mkdir(exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
 
 
@@ -87,7 +88,7 @@ TOY = System(
     config=ToyConfig,
     presets={"wide": {"width": 16}, "quick": {"steps": 3, "optimizer": {"lr": 0.1}}},
     model=lambda config: ToyNetwork(config.width),
-    samples=lambda config: (ToySamples(config), ToySamples(config)),
+    samples=lambda config: Data(ToySamples(config), ToySamples(config), {"kind": "noise"}),
     losses=losses,
     export=export,
     validate=validate,

@@ -12,10 +12,11 @@ from hdrops.train.config import (
 )
 from hdrops.train.engine import Outcome, Progress, train
 from hdrops.train.errors import TrainingError
-from hdrops.train.system import Batch, Samples, System, Terms, Validation
+from hdrops.train.system import Batch, Data, Samples, System, Terms, Validation
 
 __all__ = [
     "Batch",
+    "Data",
     "OptimizerConfig",
     "Outcome",
     "Progress",

@@ -89,14 +89,14 @@ class Checkpoints:
             self._tidy(keep, best)
         except OSError as error:
             raise InputError(
-                f"cannot write the checkpoint {self.path(checkpoint.step)}: {error.strerror}; make room or give rights, "
-                "then run the same command to resume from the one before"
+                f"cannot write the checkpoint {self.path(checkpoint.step)}: {error.strerror}; make room or give "
+                "rights, then run the same command to resume from the one before"
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def load(self, keep: int, warn: Callable[[str], None]) -> Checkpoint | None:
-        """The last whole checkpoint; None if there has never been one. What an interrupted :meth:`save` left is removed.
+        """The last whole checkpoint; None if there has never been one. What interrupted saves have left is removed.
 
         Raises:
             InputError: checkpoints of which none can be read, or one of a later format.

@@ -28,24 +28,25 @@ class Section(BaseModel):
 class OptimizerConfig(Section):
     """The optimiser of one group of parameters."""
 
-    kind: Literal["adam", "adamw"] = Field("adam", description="adam, or adamw: weight decay apart from the gradient")
-    lr: float = Field(1e-4, gt=0, description="learning rate, before the schedule's factor")
-    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients")
-    beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the latter")
-    weight_decay: float = Field(0.0, ge=0)
+    kind: Literal["adam", "adamw"] = Field(default="adam", description="adam, or adamw with decoupled weight decay")
+    lr: float = Field(default=1e-4, gt=0, description="learning rate, before the schedule's factor")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the mean of gradients")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="decay of the mean of squared gradients")
+    eps: float = Field(default=1e-8, gt=0, description="added to the root of the latter")
+    weight_decay: float = Field(default=0.0, ge=0)
 
 
 class ScheduleConfig(Section):
     """Factor of the learning rate over the steps."""
 
     kind: Literal["constant", "cosine", "step"] = Field(
-        "constant", description="constant, cosine (falls to `floor` at the last step) or step (falls every so often)"
+        default="constant",
+        description="constant, cosine (falls to floor at the end) or step (falls every so often)",
     )
-    warmup: int = Field(0, ge=0, description="steps over which the factor rises in a line to 1 first")
-    floor: float = Field(0.0, ge=0, le=1, description="cosine: the factor at the end")
-    every: int = Field(10_000, ge=1, description="step: steps between two falls")
-    factor: float = Field(0.5, gt=0, le=1, description="step: what the rate is multiplied by")
+    warmup: int = Field(default=0, ge=0, description="steps over which the factor rises in a line to 1 first")
+    floor: float = Field(default=0.0, ge=0, le=1, description="cosine: the factor at the end")
+    every: int = Field(default=10_000, ge=1, description="step: steps between two falls")
+    factor: float = Field(default=0.5, gt=0, le=1, description="step: what the rate is multiplied by")
 
     def at(self, step: int, steps: int) -> float:
         """The factor of the update number ``step`` (from 0) of ``steps``."""
@@ -62,31 +63,35 @@ class ScheduleConfig(Section):
 class RunConfig(Section):
     """Where and how the run is done; these keys, unlike all others, may differ when it is resumed."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where torch finds one")
-    workers: int = Field(2, ge=0, le=256, description="processes that prepare samples, for each process that trains")
-    threads: int = Field(0, ge=0, le=1024, description="of torch on the CPU; 0 leaves the choice to torch")
-    checkpoint_every: int = Field(500, ge=1, description="steps")
-    keep: int = Field(3, ge=1, description="checkpoints that are kept, besides the best")
-    tensorboard: bool = Field(True, description="write TensorBoard logs as well")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where torch finds one")
+    workers: int = Field(default=2, ge=0, le=256, description="processes that prepare samples, for each that trains")
+    threads: int = Field(default=0, ge=0, le=1024, description="of torch on the CPU; 0 leaves the choice to torch")
+    checkpoint_every: int = Field(default=500, ge=1, description="steps")
+    keep: int = Field(default=3, ge=1, description="checkpoints that are kept, besides the best")
+    tensorboard: bool = Field(default=True, description="write TensorBoard logs as well")
 
 
 class TrainConfig(Section):
     """What the training of every system has; a system adds its own keys."""
 
-    seed: int = Field(0, ge=0, lt=2**63, description="of initial weights, samples and their order")
-    steps: int = Field(20_000, ge=1, description="updates of the weights")
-    batch: int = Field(32, ge=1, description="samples of an update, over all processes")
-    accumulate: int = Field(1, ge=1, description="parts that a batch is computed in, one after the other, to save memory")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16 computes by torch's autocast; weights stay float32"
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of initial weights, samples and their order")
+    steps: int = Field(default=20_000, ge=1, description="updates of the weights")
+    batch: int = Field(default=32, ge=1, description="samples of an update, over all processes")
+    accumulate: int = Field(
+        default=1, ge=1, description="parts that a batch is computed in, one after the other, to save memory"
     )
-    clip: float = Field(0.0, ge=0, description="longest norm of the gradient; 0 is off")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0 is off")
-    skip_non_finite: int = Field(0, ge=0, description="updates that may be left out since their loss is NaN or infinite")
-    deterministic: bool = Field(True, description="only algorithms that give the same bits every time")
-    log_every: int = Field(50, ge=1, description="steps between two rows of metrics.csv")
-    validate_every: int = Field(500, ge=1, description="steps; the last one is always validated")
-    picture_every: int = Field(4, ge=0, description="validations between two pictures; 0 is none")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="bfloat16 computes by torch's autocast; weights stay float32"
+    )
+    clip: float = Field(default=0.0, ge=0, description="longest norm of the gradient; 0 is off")
+    ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0 is off")
+    skip_non_finite: int = Field(
+        default=0, ge=0, description="updates that may be left out since their loss is NaN or infinite"
+    )
+    deterministic: bool = Field(default=True, description="only algorithms that give the same bits every time")
+    log_every: int = Field(default=50, ge=1, description="steps between two rows of metrics.csv")
+    validate_every: int = Field(default=500, ge=1, description="steps; the last one is always validated")
+    picture_every: int = Field(default=4, ge=0, description="validations between two pictures; 0 is none")
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     run: RunConfig = RunConfig()
@@ -170,7 +175,9 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     try:
         found = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}; repair it") from error
+        raise InputError(
+            f"{path} is no valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}; repair it"
+        ) from error
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold a table of keys, got {_short(found)}")
     return found

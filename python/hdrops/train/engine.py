@@ -7,6 +7,7 @@ import contextlib
 import copy
 import dataclasses
 import fcntl
+import json
 import math
 import os
 import pathlib
@@ -45,6 +46,7 @@ from hdrops.train.system import Batch, Samples, System
 
 CONFIG = "config.toml"
 MODEL = "model"
+_DATA = "data.json"
 _CHECKPOINTS, _PICTURES, _BOARD = "checkpoints", "pictures", "tensorboard"
 _TABLES = ("metrics.csv", "validation.csv", "timing.csv")
 _LOCK = ".lock"
@@ -179,7 +181,7 @@ def _opened(folder: pathlib.Path, system: System[C], config: C, fresh: bool, for
 
 def _prepare(folder: pathlib.Path, system: System[C], config: C, fresh: bool, force: bool) -> None:
     written = folder / CONFIG
-    own = [_CHECKPOINTS, _PICTURES, _BOARD, MODEL, *_TABLES]
+    own = [_CHECKPOINTS, _PICTURES, _BOARD, MODEL, _DATA, *_TABLES]
     if fresh and force:
         # The configuration goes last: without it nothing says that the rest is a run's.
         for name in [*own, CONFIG]:
@@ -213,19 +215,33 @@ def _computing(config: C) -> Iterator[None]:
     """torch's settings for the run, undone afterwards."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic  # its attribute is not in the types of torch
+    fill = memory.fill_uninitialized_memory
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS wants it for deterministic results
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _warnings_told(warn: Warn) -> Iterator[None]:
+    """Say what is warned of meanwhile in lines of our own."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            told = [str(warning.message) for warning in caught]
+    for line in told:
+        warn(line)
 
 
 @contextlib.contextmanager
@@ -336,7 +352,9 @@ class _Run:
                 f"batch {config.batch} cannot be divided among {processes.count} processes in {config.accumulate} "
                 f"parts each; make it a multiple of {share}"
             )
-        self.samples, self.held_out = system.samples(config)
+        with _warnings_told(warn):
+            self.data = system.samples(config)
+        self.samples = self.data.training
         if len(self.samples) == 0:
             raise InputError("there are no training samples; look at the keys of data")
         seed_everything(config.seed, 0)  # the same weights in every process
@@ -359,6 +377,7 @@ class _Run:
         self.tables: list[Table] = []
         self.board = Board(folder / _BOARD, self.step, config.run.tensorboard and processes.first, warn)
         if processes.first:
+            write_file(folder / _DATA, (json.dumps(self._facts(), indent=1) + "\n").encode())
             self.tables = [Table(folder / name, self.step) for name in _TABLES]
 
     def close(self) -> None:
@@ -375,7 +394,6 @@ class _Run:
         done = self.step == self.config.steps
         model = self.folder / MODEL
         if done and self.processes.first:
-            model.mkdir(exist_ok=True)
             self.system.export(self._trained(), model)
         return Outcome(
             self.step,
@@ -558,7 +576,7 @@ class _Run:
 
     def _validated(self) -> bool:
         """Validate in process 0; whether it was the best so far."""
-        if self.system.validate is None or self.held_out is None:
+        if self.system.validate is None or self.data.held_out is None:
             return False
         improved = False
         if self.processes.first:
@@ -569,7 +587,7 @@ class _Run:
             before = random_state(self.device)
             with torch.inference_mode(), self._memory_checked(self.step):
                 found = self.system.validate(
-                    model, self.held_out, self.config, self.device, bool(every) and number % every == 0
+                    model, self.data.held_out, self.config, self.device, bool(every) and number % every == 0
                 )
             set_random_state(before, self.device)
             self.validation = dict(found.metrics)
@@ -589,6 +607,10 @@ class _Run:
 
     # ---- checkpoints ----
 
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"samples": len(self.samples), **self.data.facts}
+        return facts
+
     def _save(self) -> None:
         random = self.processes.gather(random_state(self.device))
         if not self.processes.first or self.step in self.checkpoints.steps():
@@ -606,7 +628,8 @@ class _Run:
             "config": config_hash(self.config),
             "processes": self.processes.count,
             "device": self.device.type,
-            "sampler": {"samples": len(self.samples), "position": self.step * self.config.batch},
+            "data": self._facts(),
+            "sampler": {"position": self.step * self.config.batch},
             "schedule": {"factor": self.config.schedule.at(self.step - 1, self.config.steps)},
             "window": {"steps": self.counted, "sums": self.window},
             "skipped": self.skipped,
@@ -631,7 +654,9 @@ class _Run:
             self.processes.anywhere(False)
         if self.processes.anywhere(checkpoint is None):
             if checkpoint is not None or self.checkpoints.steps():
-                raise InputError(f"some processes do not find the checkpoints in {self.folder}; all must share that folder")
+                raise InputError(
+                    f"some processes do not find the checkpoints in {self.folder}; all must share that folder"
+                )
             return 0
         assert checkpoint is not None
         state, tensors = checkpoint.state, checkpoint.tensors
@@ -640,10 +665,11 @@ class _Run:
             raise InputError(f"the run is at step {step} already; steps must be at least that, got {self.config.steps}")
         if state["config"] != config_hash(self.config):
             self.warn(f"the configuration differs from that of step {step}; the run goes on with the present one")
-        if state["sampler"]["samples"] != len(self.samples):
+        differing = [key for key, value in self._facts().items() if state["data"].get(key) != value]
+        if differing:
             self.warn(
-                f"there were {state['sampler']['samples']} samples at step {step}, now {len(self.samples)}: the run goes "
-                "on, but not as it would have"
+                f"the data are not those of step {step} (see {', '.join(differing)} in {_DATA}): the run goes on, but "
+                "not as it would have"
             )
         load_module(self.model, tensors["model"])
         if self.average is not None:

@@ -72,7 +72,7 @@ class Processes:
 
     def gather(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of all processes on the CPU, by "rank/name"; their shapes are the same everywhere."""
-        gathered = {}
+        gathered: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             parts = [tensor.to(self.device).clone() for _ in range(self.count)]
             if self.count > 1:

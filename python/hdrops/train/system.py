@@ -25,6 +25,21 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True)
+class Data:
+    """What a system learns from.
+
+    Attributes:
+        training: the samples.
+        held_out: what its ``validate`` takes; None: nothing is validated.
+        facts: what is worth knowing of them, such as the names of scenes; written into the run as ``data.json``.
+    """
+
+    training: Samples
+    held_out: Any = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Validation:
     """What a validation has found.
 
@@ -50,12 +65,12 @@ class System(Generic[C]):
         config: the type of its configuration.
         presets: what differs from the defaults of the type, by the preset's name.
         model: makes the network, or a module of several, with fresh weights from torch's global random state.
-        samples: makes the training samples, and what ``validate`` takes (None: nothing is validated).
+        samples: makes the data.
         losses: computes on a batch the terms of the loss, which are summed as they are. It yields them with the name of
             the optimiser whose parameters follow that loss; the engine makes the update, and asks for the next. A
             generative adversarial network yields twice: ``"generator"`` first, then, from detached pictures,
             ``"discriminator"``.
-        export: writes the trained weights into a folder that is there.
+        export: writes the trained weights into a folder, which it makes if need be.
         validate: measures a network in evaluation mode; the last argument says whether a picture is wanted.
         best: the metric by which a checkpoint is the best, and whether its highest or lowest value is.
         optimizers: by prefix of the names of their parameters (that of a submodule; "" is all).
@@ -66,10 +81,10 @@ class System(Generic[C]):
     config: type[C]
     presets: Mapping[str, Mapping[str, Any]]
     model: Callable[[C], nn.Module]
-    samples: Callable[[C], tuple[Samples, Any]]
+    samples: Callable[[C], Data]
     losses: Callable[[nn.Module, Batch, C], Iterator[tuple[str, Terms]]]
     export: Callable[[nn.Module, pathlib.Path], None]
-    validate: Callable[[nn.Module, Any, C, torch.device, bool], Validation] | None = None
+    validate: Callable[[Any, Any, C, torch.device, bool], Validation] | None = None
     best: tuple[str, Literal["highest", "lowest"]] = ("loss", "lowest")
     optimizers: Callable[[C], Mapping[str, OptimizerConfig]] = field(default=_one_optimizer)
     size_keys: tuple[str, ...] = ("batch",)
