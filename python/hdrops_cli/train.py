@@ -108,34 +108,29 @@ def _shown() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
+    told = 0.0
+
+    def tell_sometimes(progress: Progress) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if progress.step == progress.steps or (progress.logged and now - told >= _SECONDS_BETWEEN_LINES):
+            tell(f"step {progress.step}/{progress.steps}, {_state(progress)}")
+            told = now
+
     with progress_console() as console:
-        if not console.is_terminal:
-            yield _Lines()
-            return
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-        with Bars(*columns, console=console, transient=True) as bars:
+        with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
             task = bars.add_task("", total=None)
 
             def show(progress: Progress) -> None:
-                bars.update(task, completed=progress.step, total=progress.steps, description=_state(progress))
+                if progress.began and progress.step == progress.began + 1:
+                    console.print(f"resumed after step {progress.began}", markup=False, highlight=False)
+                if console.is_terminal:
+                    bars.update(task, completed=progress.step, total=progress.steps, description=_state(progress))
+                else:
+                    tell_sometimes(progress)
 
             yield show
-
-
-class _Lines:
-    """Lines for a log: the first step, the last, and of those between one every few seconds."""
-
-    def __init__(self) -> None:
-        self.told = 0.0
-
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if progress.step == progress.began + 1 and progress.began:
-            tell(f"resumed after step {progress.began}")
-        last = progress.step == progress.steps
-        if last or (progress.logged and now - self.told >= _SECONDS_BETWEEN_LINES):
-            tell(f"step {progress.step}/{progress.steps}, {_state(progress)}")
-            self.told = now
 
 
 def _state(progress: Progress) -> str:

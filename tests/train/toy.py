@@ -26,7 +26,7 @@ class ToyConfig(TrainConfig):
     validate_every: int = Field(5, ge=1)
     picture_every: int = Field(1, ge=0)
     optimizer: OptimizerConfig = OptimizerConfig(lr=0.01)
-    run: RunConfig = RunConfig(workers=0, checkpoint_every=2, tensorboard=False, keep=2)
+    run: RunConfig = RunConfig(workers=0, threads=1, checkpoint_every=2, tensorboard=False, keep=2)
     width: int = Field(4, ge=1)
     explode_at: float = Field(float(10**9), description="sum of the seeds of a batch beyond which its loss is NaN")
     data: ToyData = ToyData()

@@ -122,7 +122,9 @@ def load_config(
     Raises:
         InputError: an unknown preset, a file that cannot be read, or keys and values that are not allowed.
     """
-    merged: dict[str, Any] = {}
+    # A table of which one key is given keeps the others as the configuration has them, not as its own type would.
+    tables = {name: field.default for name, field in kind.model_fields.items()}
+    merged = {name: default.model_dump() for name, default in tables.items() if isinstance(default, BaseModel)}
     if preset is not None:
         if preset not in presets:
             raise InputError(f"unknown preset {preset!r}{_nearest(preset, presets)}; presets: {', '.join(presets)}")

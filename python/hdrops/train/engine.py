@@ -7,8 +7,10 @@ import contextlib
 import copy
 import dataclasses
 import fcntl
+import functools
 import json
 import math
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -148,10 +150,9 @@ def train(
                 stack.enter_context(_opened(folder, system, config, fresh, force))
             processes.anywhere(False)  # the others wait until the folder is ready
             stack.enter_context(_computing(config))
-            stopping = stack.enter_context(_signals(processes.count == 1))
             run = _Run(system, config, folder, processes, progress if processes.first else None, quiet)
             stack.callback(run.close)
-            return run.finish(stopping)
+            return run.finish(stack.enter_context(_signals(processes.count == 1)))
 
 
 def _silent(line: str) -> None:
@@ -181,13 +182,14 @@ def _opened(folder: pathlib.Path, system: System[C], config: C, fresh: bool, for
 
 def _prepare(folder: pathlib.Path, system: System[C], config: C, fresh: bool, force: bool) -> None:
     written = folder / CONFIG
-    own = [_CHECKPOINTS, _PICTURES, _BOARD, MODEL, _DATA, *_TABLES]
     if fresh and force:
-        # The configuration goes last: without it nothing says that the rest is a run's.
-        for name in [*own, CONFIG]:
+        for name in (_CHECKPOINTS, _PICTURES, _BOARD, MODEL, _DATA, *_TABLES):
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    if written.exists():
+    started = bool(Checkpoints(folder / _CHECKPOINTS).steps())
+    if started and not written.exists():
+        raise InputError(f"{folder} holds checkpoints but no {CONFIG}; give another folder")
+    if started:
         if fresh:
             raise InputError(f"{folder} holds a run; give another folder, or add --force to remove it")
         differing = differing_keys(read_config(system.config, written), config)
@@ -200,7 +202,7 @@ def _prepare(folder: pathlib.Path, system: System[C], config: C, fresh: bool, fo
                 f"{folder} holds a run of another configuration: {keys}; give another folder, "
                 f"--config {written} to go on with it, or --fresh --force to remove it"
             )
-    else:
+    elif not written.exists():
         foreign = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if foreign:
             raise InputError(f"{folder} holds files of another origin, such as {foreign[0]}; give an empty folder")
@@ -293,10 +295,20 @@ def _collated(samples: list[Mapping[str, Tensor] | _Unreadable]) -> Any:
     return default_collate(samples)
 
 
-def _worker(number: int) -> None:
-    """Workers are ended by the process that trains, never by the signals that end it."""
+def _worker(closing: Any, number: int) -> None:
+    """Signals may go to all processes of a group, and those that train end after their step: workers outlive them.
+
+    Args:
+        closing: a byte of shared memory that is 1 once the run has ended: then SIGTERM ends the worker.
+        number: of the worker.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if closing.value:
+            os._exit(0)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)
 
 
 # ---- the run -------------------------------------------------------------------------------------------------------
@@ -374,6 +386,8 @@ class _Run:
             config.accumulate,
             self.step,
         )
+        self.loader: Iterator[Any] = iter(())
+        self.closing: Any = multiprocessing.RawValue("b", 0)
         self.tables: list[Table] = []
         self.board = Board(folder / _BOARD, self.step, config.run.tensorboard and processes.first, warn)
         if processes.first:
@@ -381,16 +395,19 @@ class _Run:
             self.tables = [Table(folder / name, self.step) for name in _TABLES]
 
     def close(self) -> None:
+        self.closing.value = 1
+        self.loader = iter(())
         for table in self.tables:
             table.close()
         self.board.close()
 
     def finish(self, stopping: Callable[[], signal.Signals | None]) -> Outcome:
         """Make the steps that are left, or those until a signal comes."""
-        loader = self._loader() if self.step < self.config.steps else iter(())
+        if self.step < self.config.steps:
+            self.loader = self._loader()
         interrupted = False
         while self.step < self.config.steps and not interrupted:
-            interrupted = self._step(loader, stopping)
+            interrupted = self._step(stopping)
         done = self.step == self.config.steps
         model = self.folder / MODEL
         if done and self.processes.first:
@@ -418,19 +435,19 @@ class _Run:
             collate_fn=_collated,
             num_workers=run.workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_worker,
+            worker_init_fn=functools.partial(_worker, self.closing),
             prefetch_factor=4 if run.workers else None,
             generator=torch.Generator(),  # else it draws from the global one, whenever it starts
         )
         return iter(loader)
 
-    def _step(self, loader: Iterator[Any], stopping: Callable[[], signal.Signals | None]) -> bool:
+    def _step(self, stopping: Callable[[], signal.Signals | None]) -> bool:
         """One update and what is due after it; whether to stop."""
         config, number = self.config, self.step + 1
         started = time.perf_counter()
         factor = config.schedule.at(self.step, config.steps)
         with self._memory_checked(number):
-            batches = [self._next(loader, number) for _ in range(config.accumulate)]
+            batches = [self._next(number) for _ in range(config.accumulate)]
             values, stop = self._updated(batches, factor, number, stopping)
         self.step = number
         self.durations.append(time.perf_counter() - started)
@@ -455,9 +472,9 @@ class _Run:
             self.progress(Progress(number, config.steps, self.began, loss, lr, speed, left, self.validation, logged))
         return stop
 
-    def _next(self, loader: Iterator[Any], number: int) -> Batch:
+    def _next(self, number: int) -> Batch:
         try:
-            batch = next(loader)
+            batch = next(self.loader)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error) or out_of_memory(error):
                 raise
@@ -501,7 +518,7 @@ class _Run:
             if optimizer is None:
                 break
             numbers = self.processes.average(optimizer.parameters, [*sums.values(), float(stopping() is not None)])
-            stop = stop or numbers.pop() > 0
+            stop = numbers.pop() > 0 or stop
             found_values = dict(zip(sums, numbers, strict=True))
             norm = nn.utils.clip_grad_norm_(optimizer.parameters, self.config.clip or math.inf)
             found_values[f"gradient_norm{label}"] = float(norm)
