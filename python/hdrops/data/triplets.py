@@ -271,7 +271,7 @@ class BracketTriplets(Dataset[Sample]):
                 self.triplets.append(triplet)
                 with _one_thread():
                     self._tables.append(_tables(frames[triplet.dark], frames[triplet.bright], fraction))
-            size = sum(frame.untyped_storage().nbytes() for frame in frames.values())
+            size = next(iter(frames.values())).untyped_storage().nbytes()  # which all frames share
             if size <= cache_bytes:
                 cache_bytes -= size
                 self._frames |= frames
