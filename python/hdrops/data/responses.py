@@ -152,7 +152,8 @@ def contrast_response(
         raise ValueError(f"shift must be finite, got {shift}")
     u = _clipped(exposure) ** gamma
     rising = u**contrast
-    return rising / (rising + 2.0**shift * (1 - u) ** contrast)
+    bent: Tensor = rising / (rising + 2.0**shift * (1 - u) ** contrast)
+    return bent
 
 
 def polynomial_response(
