@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
-from hdrops.data.scenes import find_scenes, images_in, listed, scene_names
+from hdrops.data.scenes import Paths, find_scenes, images_in, scene_names
 from hdrops.io import InputError, read_bracket, read_image
 from hdrops.ops.imf import estimate_imf, intermediate_imf
 
@@ -183,7 +183,9 @@ class Triplet:
 
     Attributes:
         scene: its name.
-        dark, target, bright: the files.
+        dark: the file of the darkest.
+        target: the file of the one between.
+        bright: the file of the brightest.
         distance: from dark to bright, in stops.
         fraction: place of the target between them, 0 = dark, 1 = bright.
     """
@@ -197,7 +199,7 @@ class Triplet:
 
 
 class BracketTriplets(Dataset[Sample]):
-    """Triplets from photographed brackets. Every folder with images, at any depth, is a scene (:func:`find_scenes`).
+    """Triplets from photographed brackets. Every folder with images is a scene (:func:`find_scenes`).
 
     A triplet is any three frames of a scene of which the outer two are ``distance`` stops apart and the third lies
     halfway, both within the tolerance. Item i shows triplet i modulo their number. Frames of 16 bits are reduced to 8;
@@ -231,7 +233,7 @@ class BracketTriplets(Dataset[Sample]):
 
     def __init__(
         self,
-        folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        folders: Paths,
         *,
         distance: float = 4.0,
         tolerance: float = 0.25,
@@ -476,13 +478,11 @@ def _linear_sources(
         if isinstance(entry, Tensor):
             sources.append(entry)
             continue
-        for path in listed(entry):
-            if not path.is_dir():
-                sources.append(path)
-                continue
-            sources += sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in _LINEAR_ENDINGS and file.is_file()
-            )
+        path = pathlib.Path(entry)
+        if not path.is_dir():
+            sources.append(path)
+            continue
+        sources += sorted(file for file in path.rglob("*") if file.suffix.lower() in _LINEAR_ENDINGS and file.is_file())
     paths = [source for source in sources if isinstance(source, pathlib.Path)]
     names = iter(scene_names(paths))
     return [
