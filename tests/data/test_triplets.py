@@ -281,8 +281,18 @@ def test_a_file_that_vanishes_is_named(tmp_path):
     write_scene(tmp_path / "church", ev=(-2, 0, 2))
     data = BracketTriplets(tmp_path, ev_step=2, cache_bytes=0)
     (tmp_path / "church" / "2.png").unlink()
-    with pytest.raises(InputError, match=r"2\.png"):
-        data[0]
+    message = rf"^cannot read {tmp_path}/church/2\.png: No such file or directory; check the path and its permissions$"
+    for workers in (0, 1):
+        with pytest.raises(InputError, match=message):
+            list(DataLoader(data, num_workers=workers))
+
+
+def test_a_file_that_is_damaged_later_is_named(tmp_path):
+    write_image(tmp_path / "hall.hdr", light(130, 260))
+    data = SyntheticTriplets(tmp_path, cache_bytes=0)
+    (tmp_path / "hall.hdr").write_bytes(b"")
+    with pytest.raises(InputError, match=r"hall\.hdr is empty \(0 bytes\); copy or export it again$"):
+        list(DataLoader(data, num_workers=1))
 
 
 def test_a_split_never_shares_scenes(brackets):

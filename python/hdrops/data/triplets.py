@@ -48,6 +48,24 @@ FRACTIONS: Mapping[float, float] = {1 / 2: 0.6, 1 / 3: 0.1, 2 / 3: 0.1, 1 / 4: 0
 # ---- what both have in common ------------------------------------------------------------------------------------
 
 
+class UnreadableImage(InputError):
+    """A file that could be read when the dataset was made, but not when a sample was asked for.
+
+    A loader hands on the error of a worker process as a text that ends with the traceback there, whose last line is the
+    message: the rest is cut off.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{UnreadableImage.__name__}: ")[2])
+
+
+def _pixels_again(path: pathlib.Path) -> Tensor:
+    try:
+        return read_image(path).pixels
+    except InputError as error:
+        raise UnreadableImage(str(error)) from error
+
+
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     """Where a tensor is cut among threads decides which elements take the vector path: the last bits depend on it."""
@@ -301,7 +319,7 @@ class BracketTriplets(Dataset[Sample]):
 
     def _frame(self, path: pathlib.Path) -> Tensor:
         kept = self._frames.get(path)
-        return kept if kept is not None else _eight_bits(read_image(path).pixels, path.name)
+        return kept if kept is not None else _eight_bits(_pixels_again(path), path.name)
 
 
 def _eight_bits(pixels: Tensor, name: str) -> Tensor:
@@ -423,7 +441,7 @@ class SyntheticTriplets(Dataset[Sample]):
         skipped: dict[str, str] = {}
         for name, source in _linear_sources(images):
             try:
-                scene = self._open(source)
+                scene = self._open(source if isinstance(source, Tensor) else read_image(source).pixels)
             except (InputError, ValueError, TypeError) as error:
                 skipped[name] = str(error)
                 continue
@@ -435,8 +453,7 @@ class SyntheticTriplets(Dataset[Sample]):
                 self._sources.append(scene)
         _report(skipped, len(self.scenes), "HDR image")
 
-    def _open(self, source: pathlib.Path | Tensor) -> Panorama | LinearPhotograph:
-        image = source if isinstance(source, Tensor) else read_image(source).pixels
+    def _open(self, image: Tensor) -> Panorama | LinearPhotograph:
         height, width = image.shape[-2:]
         if self._panorama if self._panorama is not None else width == 2 * height:
             return Panorama(image, narrowest=(self._fov[0], self._frame[1]))
@@ -451,7 +468,7 @@ class SyntheticTriplets(Dataset[Sample]):
         epoch, index = _key(item, self._length)
         source = self._sources[index % len(self._sources)]
         with _one_thread():
-            scene = self._open(source) if isinstance(source, pathlib.Path) else source
+            scene = self._open(_pixels_again(source)) if isinstance(source, pathlib.Path) else source
             generator = _generator(self._seed, epoch, index)
             if isinstance(scene, Panorama):
                 radiance = scene.draw(generator, *self._frame, fov=self._fov)
