@@ -82,7 +82,7 @@ def _one_thread() -> Iterator[None]:
 
 def _key(item: int | tuple[int, int], length: int) -> tuple[int, int]:
     """(epoch, index) of an item."""
-    epoch, index = (map(operator.index, item)) if isinstance(item, tuple) else (0, operator.index(item))
+    epoch, index = map(operator.index, item) if isinstance(item, tuple) else (0, operator.index(item))
     if epoch < 0:
         raise IndexError(f"an epoch must not be negative, got {epoch}")
     if not 0 <= index < length:
