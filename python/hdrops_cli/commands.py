@@ -13,7 +13,7 @@ from hdrops_cli.report import OneLineErrors, errors_reported
 
 app = typer.Typer(
     name="hdrops",
-    help="Multi-exposure imaging: fuse brackets, interpolate exposures, evaluate results.",
+    help="Multi-exposure imaging: fuse brackets, interpolate exposures, evaluate results, train systems.",
     cls=OneLineErrors,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -234,6 +234,50 @@ def evaluate(
             correct,
             jobs,
         )
+        raise typer.Exit(code)
+
+
+@app.command()
+def train(
+    system: Annotated[str | None, typer.Argument(help="What to train; without it, the systems are listed.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A configuration of the system, by its name.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A .toml or .json file with keys of the configuration, over those of the preset."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One more key, such as optimizer.lr=1e-3; may be repeated."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder of training images (the key data.folders); may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder of the run: weights, checkpoints, logs, pictures.")
+    ] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the configuration that results, with comments, and stop.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Never resume: a folder that holds a run already is an error.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --fresh: remove that run.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Train a system, or go on with a run that was interrupted.
+
+    The same command resumes: a folder that holds a run of the same configuration goes on from its last checkpoint, and
+    ends as it would have without the interruption. Ctrl-C ends a run after the step under way, with a checkpoint.
+
+    Several processes: torchrun --nproc-per-node 2 -m hdrops_cli.main train ...
+
+    Exit code: 0 if all steps are done, 2 on bad input, 1 if the training cannot go on, 130 or 143 if it was
+    interrupted.
+    """
+    with errors_reported(debug):
+        from hdrops_cli.train import run
+
+        code = run(system, preset, config, settings or [], data or [], out, show_config, fresh, force, debug)
         raise typer.Exit(code)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hdrops_cli.evaluate_metrics import Metric, chosen
 from hdrops_cli.evaluate_pictures import DIVERGING, SEQUENTIAL, coloured, jpeg, reduced, scale_of, side_for, transparent
 from hdrops_cli.evaluate_scenes import Method, Plan, Scene, methods_of, plan_references, plan_sources
-from hdrops_cli.report import OUT_OF_MEMORY, counted, counting, out_of_memory, printable, say, tell
+from hdrops_cli.report import OUT_OF_MEMORY, counted, counting, printable, say, tell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -230,6 +230,7 @@ def _evaluate_scene(scene: Scene, task: Task, side: int, room: _Room) -> Evaluat
     import torch
 
     from hdrops.io import InputError
+    from hdrops.io.errors import out_of_memory
 
     found = Evaluated(scene)
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from hdrops_cli.bracket import images_below, inspected, parse_numbers, read_checked
 from hdrops_cli.fuse import Exponents, fused
-from hdrops_cli.report import OUT_OF_MEMORY, counting, out_of_memory, printable, say, tell, warn
+from hdrops_cli.report import OUT_OF_MEMORY, counting, printable, say, tell, warn
 
 if TYPE_CHECKING:
     from hdrops.io import Frame, Group
@@ -183,6 +183,7 @@ def _fuse(
 ) -> str:
     """Fuse one bracket; why that failed, or nothing."""
     from hdrops.io import InputError, write_image
+    from hdrops.io.errors import out_of_memory
 
     try:
         job.result.parent.mkdir(parents=True, exist_ok=True)

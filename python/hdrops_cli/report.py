@@ -15,21 +15,16 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from rich.console import Console
 
-_EXTRAS = ("typer", "rich", "OpenImageIO")
+_EXTRAS = {"typer": "cli", "rich": "cli", "OpenImageIO": "cli", "pydantic": "train"}
 OUT_OF_MEMORY = "the images do not fit into memory; give fewer or smaller ones"
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch or an operator has run out of memory: each says it in its own way."""
-    signs = ("allocate memory", "not enough memory", "bad_alloc")
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
-
-
-def _fail(message: str, debug: bool) -> typer.Exit:
+def failure(message: str, debug: bool, code: int = 2) -> typer.Exit:
+    """Say what went wrong, in one line, after the traceback if it is wanted; the exit to raise."""
     if debug:
         traceback.print_exc()
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    return typer.Exit(2)
+    return typer.Exit(code)
 
 
 class OneLineErrors(TyperGroup):
@@ -61,24 +56,26 @@ def errors_reported(debug: bool) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRAS:
             raise
-        raise _fail(f"{package} is not installed; pip install 'hdrops[cli]'", debug) from error
+        raise failure(f"{package} is not installed; pip install 'hdrops[{_EXTRAS[package]}]'", debug) from error
     except BrokenPipeError:
         raise  # the reader of our output is gone; typer exits quietly
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise _fail(f"{where}{error.strerror or error}", debug) from error
+        raise failure(f"{where}{error.strerror or error}", debug) from error
     except ValueError as error:
         from hdrops.io import InputError
 
         if not isinstance(error, InputError):
             raise
-        raise _fail(str(error), debug) from error
+        raise failure(str(error), debug) from error
     except (MemoryError, RuntimeError) as error:
+        from hdrops.io.errors import out_of_memory
+
         if out_of_memory(error):
-            raise _fail(OUT_OF_MEMORY, debug) from error
+            raise failure(OUT_OF_MEMORY, debug) from error
         if "HDROPS_CPU" not in str(error):
             raise
-        raise _fail(str(error), debug) from error
+        raise failure(str(error), debug) from error
     except KeyboardInterrupt as error:
         if debug:
             traceback.print_exc()
@@ -106,7 +103,7 @@ def warn(message: str) -> None:
 
 
 @contextlib.contextmanager
-def _progress_console() -> Iterator[Console]:
+def progress_console() -> Iterator[Console]:
     """A console on stderr's own terminal: image libraries are kept off file descriptor 2 while they read."""
     from rich.console import Console
 
@@ -122,7 +119,7 @@ def _progress_console() -> Iterator[Console]:
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
     """A spinner on stderr while something takes its time; nothing where stderr is not a terminal."""
-    with _progress_console() as console:
+    with progress_console() as console:
         if not console.is_terminal:
             yield
             return
@@ -137,7 +134,7 @@ def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        _progress_console() as console,
+        progress_console() as console,
         Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and total)) as bar,
     ):
         task = bar.add_task(what, total=total)

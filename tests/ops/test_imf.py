@@ -324,6 +324,21 @@ def test_intermediate_imf(dtype: torch.dtype) -> None:
     torch.testing.assert_close(half, hdrops.gamma_imf(0.5, 1.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_intermediate_imf_at_any_fraction(dtype: torch.dtype) -> None:
+    """Of the paper's response the rule is exact: the map of the ratio's power; and a fraction of 1/2 is the root."""
+    for ratio in (16.0, 1 / 16):
+        for fraction in (0.1, 1 / 3, 0.5, 0.9):
+            direct = hdrops.gamma_imf(ratio**fraction).to(dtype).clamp(max=255)
+            table = hdrops.intermediate_imf(hdrops.gamma_imf(ratio).to(dtype), fraction)
+            torch.testing.assert_close(table, direct, rtol=2e-6, atol=1e-4)
+    table = hdrops.gamma_imf(4.0).to(dtype)
+    assert torch.equal(hdrops.intermediate_imf(table), hdrops.intermediate_imf(table, 0.5))
+    for fraction in (0.0, 1.0, -0.5, math.nan):
+        with pytest.raises(ValueError, match="fraction must lie between 0 and 1"):
+            hdrops.intermediate_imf(table, fraction)
+
+
 def test_intermediate_imf_gradient() -> None:
     table = torch.linspace(0, 200, 9, dtype=torch.float64).requires_grad_()
     hdrops.intermediate_imf(table).sum().backward()
@@ -336,6 +351,7 @@ def test_intermediate_imf_gradient() -> None:
     inside = torch.linspace(20, 200, 9, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(hdrops.intermediate_imf, [inside])
     assert torch.autograd.gradgradcheck(hdrops.intermediate_imf, [inside])
+    assert torch.autograd.gradcheck(lambda table: hdrops.intermediate_imf(table, 0.3), [inside])
     with pytest.raises(TypeError, match=r"imf must be floating point, got torch\.uint8"):
         hdrops.intermediate_imf(torch.zeros(5, dtype=torch.uint8))
 

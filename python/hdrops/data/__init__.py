@@ -1,5 +1,58 @@
-"""Brackets to train, test and demonstrate with."""
+"""Brackets to train, test and demonstrate with: a rendered scene, brackets on disk, and synthesis from HDR images.
 
+A *scene* is what a split divides: all exposures of one subject, or one HDR image. Random choices are drawn from
+generators of NumPy that the caller passes, never from a global state.
+"""
+
+from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
+from hdrops.data.jpeg import jpeg_round_trip
+from hdrops.data.responses import (
+    RESPONSE_FAMILIES,
+    EmpiricalResponses,
+    Response,
+    contrast_response,
+    draw_response,
+    gamma_response,
+    log_response,
+    polynomial_response,
+    read_emor,
+    sigmoid_response,
+    srgb_response,
+    table_response,
+)
 from hdrops.data.sample import camera_response, expose, render_scene, sample_bracket, sample_times
+from hdrops.data.scenes import find_scenes, split_scenes
+from hdrops.data.triplets import FRACTIONS, BracketTriplets, Sample, SyntheticTriplets, Triplet
 
-__all__ = ["camera_response", "expose", "render_scene", "sample_bracket", "sample_times"]
+__all__ = [
+    "FRACTIONS",
+    "RESPONSE_FAMILIES",
+    "BracketTriplets",
+    "Camera",
+    "EmpiricalResponses",
+    "LinearPhotograph",
+    "Panorama",
+    "Response",
+    "Sample",
+    "SyntheticTriplets",
+    "Triplet",
+    "camera_response",
+    "contrast_response",
+    "draw_camera",
+    "draw_response",
+    "expose",
+    "find_scenes",
+    "gamma_response",
+    "jpeg_round_trip",
+    "log_response",
+    "metered_time",
+    "polynomial_response",
+    "read_emor",
+    "render_scene",
+    "sample_bracket",
+    "sample_times",
+    "sigmoid_response",
+    "split_scenes",
+    "srgb_response",
+    "table_response",
+]

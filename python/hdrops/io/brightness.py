@@ -53,7 +53,7 @@ def measure_tones(pixels: torch.Tensor) -> Tones:
     plane = pixels[channels // 2, ::step, ::step].numpy().astype(np.float64)
     if pixels.is_floating_point():
         linear = np.maximum(plane, 0.0)
-        codes = _encoded(np.minimum(linear, 1.0))
+        codes = srgb_encode(np.minimum(linear, 1.0))
         # Linear light has neither a black level nor, above 1, a white one.
         usable = (linear > 0) & ((codes < _WHITE) | (linear.max() > 1))
     else:
@@ -131,7 +131,7 @@ def _decoded(codes: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np
     return np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4)
 
 
-def _encoded(linear: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def srgb_encode(linear: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """IEC 61966-2-1, linear light in [0, 1] to codes."""
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 

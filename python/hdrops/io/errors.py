@@ -6,3 +6,9 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch or an operator has run out of memory: each says it in its own way."""
+    signs = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)

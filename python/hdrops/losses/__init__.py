@@ -1,6 +1,19 @@
-"""The losses of the field, as modules: structural dissimilarity on one and on several scales."""
+"""The losses of the field, as modules and functions: structural dissimilarity on one and on several scales, smooth
+absolute differences, angles between colours, and those of the published systems."""
 
+from hdrops.losses.color_angle import ColorAngleLoss, color_angle_loss
+from hdrops.losses.interpolation import InterpolationLoss
 from hdrops.losses.mef_ssim import MEFSSIMLoss
+from hdrops.losses.psi import PsiLoss, psi_loss
 from hdrops.losses.ssim import MSSSIMLoss, SSIMLoss
 
-__all__ = ["MEFSSIMLoss", "MSSSIMLoss", "SSIMLoss"]
+__all__ = [
+    "ColorAngleLoss",
+    "InterpolationLoss",
+    "MEFSSIMLoss",
+    "MSSSIMLoss",
+    "PsiLoss",
+    "SSIMLoss",
+    "color_angle_loss",
+    "psi_loss",
+]

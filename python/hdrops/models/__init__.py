@@ -1,5 +1,19 @@
 """Complete systems, one file each."""
 
-from hdrops.models.exposure_interpolation import insert_exposures, interpolate_exposure
+from hdrops.models.exposure_interpolation import (
+    LRL,
+    ExposureInterpolator,
+    ExposureInterpolatorConfig,
+    LRLConfig,
+    insert_exposures,
+    interpolate_exposure,
+)
 
-__all__ = ["insert_exposures", "interpolate_exposure"]
+__all__ = [
+    "LRL",
+    "ExposureInterpolator",
+    "ExposureInterpolatorConfig",
+    "LRLConfig",
+    "insert_exposures",
+    "interpolate_exposure",
+]

@@ -109,27 +109,33 @@ def crf_imf(crf: Tensor, ratio: float, levels: int = 256, *, inverse: bool = Fal
     return torch.stack(rows).reshape(*crf.shape[:-1], levels).float()
 
 
-def intermediate_imf(imf: Tensor) -> Tensor:
-    """IMF to the exposure halfway between source and target: Λ13(z) = sqrt(z Λ12(z)), at most 255 (eq. 5 and 7).
+def intermediate_imf(imf: Tensor, fraction: float = 0.5) -> Tensor:
+    """IMF to an exposure between source and target: Λ13(z) = z^(1-f) Λ12(z)^f, at most 255 (eq. 5 and 7).
 
-    The virtual exposure time is the geometric mean Δt3 = sqrt(Δt1 Δt2).
+    The virtual exposure time is Δt3 = Δt1^(1-f) Δt2^f: for f = 1/2, as in the paper, the geometric mean, and
+    Λ13(z) = sqrt(z Λ12(z)). The rule is exact for the paper's response F(z) = β z^γ.
 
     Args:
         imf: Λ12, (..., L), non-negative, in 8-bit code units. Differentiable.
+        fraction: f, position of the virtual exposure on the logarithmic scale, between 0 (the source) and 1 (the
+            target), both excluded.
 
     Returns:
         Λ13, same shape and dtype.
 
     Raises:
         TypeError: imf is not floating point.
+        ValueError: fraction out of range.
     """
     imf = _arguments.as_tensor(imf, "imf")
     if not imf.is_floating_point():
         raise TypeError(f"imf must be floating point, got {imf.dtype}")
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie between 0 and 1, both excluded, got {fraction}")
     z = torch.linspace(0, 255, imf.shape[-1], dtype=imf.dtype, device=imf.device)
-    # The root is taken of values bounded away from 0, so that the gradient at z = 0 or Λ = 0 is finite.
-    root = imf.clamp(min=torch.finfo(imf.dtype).tiny).sqrt()
-    return torch.where(imf > 0, z.sqrt() * root, 0 * imf).clamp(max=255)
+    # The power is taken of values bounded away from 0, so that the gradient at z = 0 or Λ = 0 is finite.
+    power = imf.clamp(min=torch.finfo(imf.dtype).tiny).pow(fraction)
+    return torch.where(imf > 0, z.pow(1 - fraction) * power, 0 * imf).clamp(max=255)
 
 
 def estimate_imf(

@@ -1,0 +1,195 @@
+"""Folders of weights: ``config.json`` and ``model.safetensors``, nothing that can run code."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+_PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # a zip archive of torch.save, a bare pickle
+_LARGEST_CONFIG = 1 << 20
+Config = TypeVar("Config")
+Path = str | os.PathLike[str]
+
+
+def shipped(system: str) -> pathlib.Path:
+    """The folder of the weights that come with the package.
+
+    Raises:
+        FileNotFoundError: this installation has none.
+    """
+    folder = pathlib.Path(__file__).resolve().parents[1] / "weights" / system
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"this installation of hdrops has no weights of {system}; train them (hdrops train "
+            f"{system.replace('_', '-')}) and give their folder"
+        )
+    return folder
+
+
+def save(folder: Path, config: Mapping[str, Any], model: nn.Module) -> None:
+    """Write a model's configuration and weights into a folder, each file whole or not at all.
+
+    A folder that does not exist yet appears with both or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    target = pathlib.Path(os.path.realpath(folder))
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    contents = {
+        WEIGHTS: safetensors.torch.save(state, {"format": "pt"}),
+        CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
+    }
+    if target.is_dir():
+        for name, content in contents.items():
+            temporary = target / f".{secrets.token_hex(8)}.tmp"
+            try:
+                _write(temporary, content)
+                os.replace(temporary, target / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+        _synchronise(target)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    draft.mkdir()
+    try:
+        for name, content in contents.items():
+            _write(draft / name, content)
+        _synchronise(draft)
+        os.rename(draft, target)
+    except BaseException:
+        for name in contents:
+            (draft / name).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            draft.rmdir()
+        raise
+    _synchronise(target.parent)
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    with open(path, "xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _synchronise(folder: pathlib.Path) -> None:
+    """Make the names in a folder last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def find(source: Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """The files of configuration and weights: in a folder, or beside a file of weights.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+        ValueError: the weights are a pickle, or of an unknown kind.
+    """
+    given = pathlib.Path(source)
+    weights = given
+    if given.is_dir():
+        weights = given / WEIGHTS
+        pickles = sorted(path.name for path in given.iterdir() if path.suffix in _PICKLES)
+        if not weights.is_file() and pickles:
+            raise _is_pickle(given / pickles[0])
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} does not exist; give a folder with {CONFIG} and {WEIGHTS}")
+    with open(weights, "rb") as stream:
+        start = stream.read(4)
+    if weights.suffix in _PICKLES or start.startswith(_PICKLE_STARTS):
+        raise _is_pickle(weights)
+    if weights.suffix != ".safetensors":
+        raise ValueError(f"{weights} is no file of weights; give a .safetensors file or its folder")
+    config = weights.with_name(CONFIG)
+    if not config.is_file():
+        raise FileNotFoundError(f"{config} is missing: it says which network {weights.name} belongs to")
+    return config, weights
+
+
+def _is_pickle(path: pathlib.Path) -> ValueError:
+    return ValueError(
+        f"{path} is a pickle, which can run any code when it is loaded; convert it to {WEIGHTS} where you trust it "
+        "(safetensors.torch.save_file)"
+    )
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a configuration file.
+
+    Raises:
+        ValueError: it is not a JSON object.
+    """
+    if path.stat().st_size > _LARGEST_CONFIG:
+        raise ValueError(f"{path} is no configuration: it is larger than {_LARGEST_CONFIG} bytes")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, got a {type(values).__name__}")
+    return values
+
+
+def build(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """A configuration from exactly the keys it has.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a value is not allowed.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
+            raise ValueError(f"{where}: unknown key {name!r}; {hint}")
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(map(repr, missing))}")
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def load_weights(model: nn.Module, path: pathlib.Path) -> None:
+    """Read weights into a model whose names and shapes they must have, all of them and no others.
+
+    Raises:
+        ValueError: the file is damaged or belongs to another network.
+    """
+    try:
+        state: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    own = model.state_dict()
+    for what, names in (("missing", own.keys() - state.keys()), ("unknown", state.keys() - own.keys())):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
+            raise ValueError(f"{path}: {len(names)} {what} weights ({shown}); they belong to another network")
+    for name, tensor in own.items():
+        if state[name].shape != tensor.shape:
+            raise ValueError(
+                f"{path}: {name} has shape {tuple(state[name].shape)}, {CONFIG} asks for {tuple(tensor.shape)}"
+            )
+        if not state[name].is_floating_point():
+            raise ValueError(f"{path}: {name} is {state[name].dtype}; weights must be floating point")
+    model.load_state_dict(state)

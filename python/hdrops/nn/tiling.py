@@ -1,0 +1,97 @@
+"""Networks on images of any size, tile by tile, with the result of the whole image."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+LARGEST_KEPT = 31 * 2**20  # bytes
+
+
+def tiles(height: int, width: int, tile: int | tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of tiles that cover an image, as nearly equal in size as they can be.
+
+    Equal ones let a network reuse what it has prepared for a size, and no sliver pays for a whole halo.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        tile: most pixels a side, or (rows, columns).
+    """
+    sides = (tile, tile) if isinstance(tile, int) else tile
+    if min(sides) < 1:
+        raise ValueError(f"a tile must have at least one pixel a side, got {tile}")
+
+    def cuts(size: int, most: int) -> list[slice]:
+        count = -(-size // most)
+        ends = [size * i // count for i in range(count + 1)] if count else []
+        return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+    columns = cuts(width, sides[1])
+    for rows in cuts(height, sides[0]):
+        for column in columns:
+            yield rows, column
+
+
+def tiled(
+    function: Callable[..., Tensor],
+    images: Sequence[Tensor],
+    out: Tensor,
+    *,
+    tile: int | tuple[int, int],
+    halo: int,
+) -> Tensor:
+    """Apply a function of local neighbourhoods to images, one tile at a time.
+
+    Every tile is computed with ``halo`` more pixels on each side, as far as the image reaches, and loses them
+    afterwards. With the radius of the receptive field as halo the result is that of the whole image: a network that
+    pads with zeros (or reflects) does so where the image ends, and what it pads elsewhere reaches only pixels that are
+    cut off. Memory is that of one tile. Functions of statistics of the whole image need these computed beforehand.
+
+    Args:
+        function: takes a crop of every image and returns (..., h, w) of the same height and width as these.
+        images: tensors (..., H, W) of one height and width. Crops are views of them.
+        out: receives the result, (..., H, W) of the same height and width; values are cast to its dtype.
+        tile: most pixels of a tile a side, without its halo, or (rows, columns).
+        halo: radius of the receptive field, in pixels: 10 where the field is 21 x 21.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: images of different sizes, a tile without pixels, a negative halo, or a function that changes the
+            size.
+    """
+    height, width = out.shape[-2:]
+    if any(image.shape[-2:] != (height, width) for image in images):
+        sizes = [tuple(image.shape[-2:]) for image in images]
+        raise ValueError(f"images and out must agree in height and width, got {sizes} and {(height, width)}")
+    if halo < 0:
+        raise ValueError(f"halo must be 0 or more, got {halo}")
+    if out.device.type == "cpu":
+        _keep_freed_memory()
+    for rows, columns in tiles(height, width, tile):
+        top, left = max(rows.start - halo, 0), max(columns.start - halo, 0)
+        bottom, right = min(rows.stop + halo, height), min(columns.stop + halo, width)
+        result = function(*(image[..., top:bottom, left:right] for image in images))
+        if result.shape[-2:] != (bottom - top, right - left):
+            raise ValueError(
+                f"the function must keep height and width: {(bottom - top, right - left)} became "
+                f"{tuple(result.shape[-2:])}"
+            )
+        inner = result[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        out[..., rows, columns] = inner
+    return out
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a tile frees for the next one.
+
+    It returns freed memory to the kernel beyond twice the largest block that it ever mapped by itself and freed, up to
+    32 MiB, and fetching the pages again takes longer than a small network. So such a block is mapped and freed once;
+    its pages are never touched. Other allocators do not mind.
+    """
+    torch.empty(LARGEST_KEPT, dtype=torch.uint8)

@@ -1,0 +1,209 @@
+"""Checkpoints: folders that are there whole or not at all, of safetensors and JSON; nothing is pickled.
+
+::
+
+    checkpoints/
+      step-000500/  model, optimizer, ema, rng .safetensors; state.json
+      step-001000/
+      best -> step-000500
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn, optim
+
+from hdrops.io.errors import InputError
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{6,})")
+_TEMPORARY = ".unfinished-"
+_BEST = "best"
+_STATE = "state.json"
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on.
+
+    Attributes:
+        step: updates that are done.
+        tensors: by the name of their file, without its ending.
+        state: what JSON holds.
+    """
+
+    step: int
+    tensors: Mapping[str, Tensors]
+    state: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run, in a folder that need not be there yet."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+
+    def path(self, step: int) -> pathlib.Path:
+        return self.folder / f"step-{step:06d}"
+
+    def steps(self) -> list[int]:
+        """The steps that there are checkpoints of, whole or damaged, rising."""
+        if not self.folder.is_dir():
+            return []
+        matches = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def save(self, checkpoint: Checkpoint, keep: int, best: int | None) -> None:
+        """Write a checkpoint, then remove all but the last ``keep`` and that of the best step.
+
+        Raises:
+            InputError: a place that cannot be written; what was there is left as it was.
+        """
+        files = {f"{name}.safetensors": safetensors.torch.save(t) for name, t in checkpoint.tensors.items()}
+        state = {"format": FORMAT, "step": checkpoint.step, "files": sorted(files), **checkpoint.state}
+        files[_STATE] = json.dumps(state, indent=1).encode()
+        temporary = self.folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            temporary.mkdir(parents=True)
+            for name, content in files.items():
+                with open(temporary / name, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            _sync_folder(temporary)
+            os.rename(temporary, self.path(checkpoint.step))
+            _sync_folder(self.folder)
+            self._tidy(keep, best)
+        except OSError as error:
+            raise InputError(
+                f"cannot write the checkpoint {self.path(checkpoint.step)}: {error.strerror}; make room or give "
+                "rights, then run the same command to resume from the one before"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def load(self, keep: int, warn: Callable[[str], None]) -> Checkpoint | None:
+        """The last whole checkpoint; None if there has never been one. What interrupted saves have left is removed.
+
+        Raises:
+            InputError: checkpoints of which none can be read, or one of a later format.
+        """
+        for path in self.folder.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(path)
+        damaged = []
+        for step in reversed(self.steps()):
+            try:
+                checkpoint = self._read(step)
+            except (OSError, ValueError, KeyError, SafetensorError) as error:
+                if isinstance(error, InputError):
+                    raise
+                damaged.append((step, " ".join(str(error).split())))
+                continue
+            for other, cause in damaged:
+                warn(f"{self.path(other)} is damaged ({cause}) and removed; going on from step {step}")
+                shutil.rmtree(self._set_aside(self.path(other)))
+            self._tidy(keep, checkpoint.state["best"].get("step"))
+            return checkpoint
+        if damaged:
+            step, cause = damaged[0]
+            raise InputError(
+                f"no checkpoint in {self.folder} can be read, such as {self.path(step).name} ({cause}); "
+                "--fresh --force begins anew and removes them"
+            )
+        return None
+
+    def _read(self, step: int) -> Checkpoint:
+        folder = self.path(step)
+        state = json.loads((folder / _STATE).read_text())
+        if state["format"] > FORMAT:
+            raise InputError(f"{folder} was written by a later version of hdrops ({state['versions']}); install that")
+        tensors = {}
+        for name in state["files"]:
+            tensors[name.removesuffix(".safetensors")] = safetensors.torch.load((folder / name).read_bytes())
+        return Checkpoint(state["step"], tensors, state)
+
+    def _tidy(self, keep: int, best: int | None) -> None:
+        self._point_to(best)
+        for step in self.steps()[:-keep]:
+            if step != best:
+                shutil.rmtree(self._set_aside(self.path(step)))
+
+    def _point_to(self, best: int | None) -> None:
+        """Have the link ``best`` name a step's checkpoint."""
+        link = self.folder / _BEST
+        if best is None or not self.path(best).is_dir():
+            return
+        if link.is_symlink() and os.readlink(link) == self.path(best).name:
+            return
+        temporary = self.folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        os.symlink(self.path(best).name, temporary)
+        os.replace(temporary, link)
+
+    def _set_aside(self, path: pathlib.Path) -> pathlib.Path:
+        """Give a checkpoint the name of an unfinished one, so that it never stands there half removed."""
+        aside = self.folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        os.rename(path, aside)
+        return aside
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def on_cpu(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Copies that lie on the CPU, each in memory of its own, as safetensors wants them."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def optimizer_tensors(optimizer: optim.Optimizer, names: list[str]) -> Tensors:
+    """The state of an optimiser as tensors by "parameter/quantity".
+
+    Args:
+        optimizer: with one group of parameters.
+        names: of its parameters, in their order.
+    """
+    state = optimizer.state_dict()["state"]
+    return {f"{names[i]}/{key}": value for i, values in state.items() for key, value in values.items()}
+
+
+def load_optimizer(optimizer: optim.Optimizer, names: list[str], tensors: Tensors) -> None:
+    """Put back what :func:`optimizer_tensors` has taken.
+
+    Raises:
+        KeyError: a parameter that the optimiser does not have.
+    """
+    numbers = {name: i for i, name in enumerate(names)}
+    state: dict[int, Tensors] = {}
+    for key, value in tensors.items():
+        name, _, quantity = key.rpartition("/")
+        state.setdefault(numbers[name], {})[quantity] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def load_module(module: nn.Module, tensors: Tensors) -> None:
+    """Put back a module's weights and buffers.
+
+    Raises:
+        InputError: those of another network.
+    """
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint is of another network: {error}; give another --out") from error

@@ -1,0 +1,337 @@
+"""Training of :class:`hdrops.models.ExposureInterpolator`, the hybrid exposure interpolation of Zheng, Li, Yang and Wu.
+
+Samples are triplets of a dark, a bright and an intermediate exposure: of photographed brackets
+(:class:`hdrops.data.BracketTriplets`), or of virtual cameras in HDR images (:class:`hdrops.data.SyntheticTriplets`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from hdrops.data import (
+    FRACTIONS,
+    RESPONSE_FAMILIES,
+    BracketTriplets,
+    SyntheticTriplets,
+    draw_camera,
+    draw_response,
+    find_scenes,
+    read_emor,
+    split_scenes,
+)
+from hdrops.io import IMAGE_ENDINGS, RAW_ENDINGS, InputError
+from hdrops.losses import InterpolationLoss
+from hdrops.metrics import psnr
+from hdrops.models import ExposureInterpolator, ExposureInterpolatorConfig
+from hdrops.ops.imf import imf_fuse
+from hdrops.ops.ssim import ssim
+from hdrops.train.config import Section, TrainConfig
+from hdrops.train.system import Batch, Data, System, Terms, Validation
+
+_HDR_ENDINGS = (".hdr", ".exr")
+_ROWS = 3  # of a validation picture
+_GAP = 4  # pixels between its parts
+Triplets = BracketTriplets | SyntheticTriplets
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    network: Literal["paper", "light", "tiny"] = Field(default="paper", description="size: paper, light or tiny")
+    inputs: tuple[Literal["x3", "dark", "bright"], ...] = Field(
+        default=("x3",), description="what it sees, of x3, dark and bright"
+    )
+    residual: bool = Field(default=True, description="learn target - x3; false: the target itself")
+
+
+class LossConfig(Section):
+    """Eq. 13."""
+
+    kind: Literal["l2", "l1", "psi"] = Field(default="l2", description="restoration term: l2, l1 or psi")
+    color: float = Field(default=0.1, ge=0, description="weight of the angle between colours; 0 leaves it out")
+    scale: float = Field(default=1.0, gt=0, description="full scale of the values that the restoration term measures")
+
+
+class BracketsConfig(Section):
+    """Triplets of photographed brackets: every folder with images is a scene."""
+
+    distance: float = Field(default=4.0, gt=0, description="stops between the dark and the bright frame")
+    tolerance: float = Field(default=0.25, ge=0, description="stops by which that and the middle may differ")
+    ev_step: float = Field(default=0.0, ge=0, description="stops between frames without stated exposures; 0: left out")
+
+
+class SynthesisConfig(Section):
+    """Triplets photographed by virtual cameras in HDR images: every file is a scene."""
+
+    samples: int = Field(default=1024, ge=1, description="of an epoch")
+    distance: tuple[float, float] = Field(default=(2.0, 6.0), description="range of stops between dark and bright")
+    half: bool = Field(default=False, description="targets halfway alone; false: at quarters and thirds as well")
+    frame: tuple[PositiveInt, PositiveInt] = Field(default=(120, 180), description="height and width of a picture")
+    fov: tuple[float, float] = Field(default=(50.0, 95.0), description="range of the field of view in panoramas")
+    panorama: Literal["auto", "yes", "no"] = Field(default="auto", description="auto: images twice as wide as high are")
+    responses: tuple[str, ...] = Field(
+        default=tuple(RESPONSE_FAMILIES), description=f"families of camera responses, of {', '.join(RESPONSE_FAMILIES)}"
+    )
+    emor: str = Field(default="", description="file of the EMoR basis, for one more family")
+    jpeg: float = Field(default=0.5, ge=0, le=1, description="share of cameras that write JPEG")
+
+
+class DataConfig(Section):
+    """What is learnt from."""
+
+    folders: tuple[str, ...] = Field(default=(), description="of brackets or HDR images; files of the latter as well")
+    kind: Literal["auto", "brackets", "hdr"] = Field(
+        default="auto", description="auto: hdr where all images are .hdr or .exr, brackets where none is"
+    )
+    patch: tuple[PositiveInt, PositiveInt] = Field(default=(60, 90), description="height and width of the samples")
+    rotate: bool = Field(default=False, description="turn samples by multiples of 90 degrees as well")
+    held_out: float = Field(default=0.2, ge=0, lt=1, description="share of the scenes for validation alone; 0 is none")
+    held_out_scenes: tuple[str, ...] = Field(default=(), description="the names of these scenes, instead of a share")
+    validation: tuple[str, ...] = Field(default=(), description="folders to validate with, instead of held-out scenes")
+    validation_samples: int = Field(default=32, ge=1, description="at most so many, evenly taken from all scenes")
+    validation_size: int = Field(
+        default=1024, ge=1, description="larger frames are cut to a middle part of so many pixels a side"
+    )
+    brackets: BracketsConfig = BracketsConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+
+
+class ExposureInterpolationConfig(TrainConfig):
+    """The defaults are the paper's: Adam with a fixed rate of 1e-4, 2e4 batches of 32 patches of 60 x 90."""
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    data: DataConfig = DataConfig()
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},
+    "quick": {
+        "steps": 3000,
+        "batch": 16,
+        "ema": 0.995,
+        "optimizer": {"lr": 2e-3},
+        "schedule": {"kind": "cosine", "warmup": 100, "floor": 0.01},
+        "model": {"network": "light"},
+    },
+    "tiny": {
+        "steps": 200,
+        "batch": 4,
+        "log_every": 20,
+        "validate_every": 100,
+        "picture_every": 1,
+        "optimizer": {"lr": 2e-3},
+        "model": {"network": "tiny"},
+        "data": {
+            "patch": [24, 36],
+            "validation_samples": 4,
+            "synthesis": {"samples": 64, "frame": [48, 72]},
+        },
+        "run": {"workers": 0, "checkpoint_every": 50},
+    },
+}
+
+
+# ---- data ----------------------------------------------------------------------------------------------------------
+
+
+def _images_below(place: pathlib.Path) -> Iterator[pathlib.Path]:
+    endings = (*IMAGE_ENDINGS, *RAW_ENDINGS)
+    for path in place.rglob("*") if place.is_dir() else [place]:
+        if path.suffix.lower() in endings and not path.name.startswith("."):
+            yield path
+
+
+def _kind(places: Sequence[str], asked: str) -> str:
+    """Brackets or HDR images, as asked for or as the files say."""
+    if asked != "auto":
+        return asked
+    linear = {path.suffix.lower() in _HDR_ENDINGS for place in places for path in _images_below(pathlib.Path(place))}
+    if len(linear) > 1:
+        raise InputError(
+            f"{', '.join(places)} hold both .hdr or .exr files and other images; set data.kind to brackets or hdr"
+        )
+    return "hdr" if linear == {True} else "brackets"
+
+
+def _scenes(places: Sequence[str], kind: str) -> list[pathlib.Path]:
+    """Every folder of images, or every HDR file."""
+    for place in places:
+        if not pathlib.Path(place).exists():
+            raise InputError(f"{place} does not exist; look at the keys of data, or at --data")
+    if kind == "brackets":
+        return find_scenes(places)
+    return sorted(
+        path for place in places for path in _images_below(pathlib.Path(place)) if path.suffix.lower() in _HDR_ENDINGS
+    )
+
+
+def _divided(config: DataConfig, kind: str, scenes: Sequence[pathlib.Path]) -> tuple[list[pathlib.Path], ...]:
+    """Scenes to train with, and those to validate with."""
+    if config.validation:
+        return list(scenes), _scenes(config.validation, _kind(config.validation, "auto"))
+    if config.held_out_scenes:
+        return split_scenes(scenes, config.held_out_scenes)
+    if config.held_out:
+        return split_scenes(scenes, config.held_out)
+    return list(scenes), []
+
+
+def _triplets(scenes: Sequence[pathlib.Path], kind: str, config: DataConfig, seed: int, training: bool) -> Triplets:
+    patch = config.patch if training else None
+    if kind == "brackets":
+        b = config.brackets
+        return BracketTriplets(
+            scenes,
+            distance=b.distance,
+            tolerance=b.tolerance,
+            ev_step=b.ev_step or None,
+            patch=patch,
+            augment=training,
+            rotate=training and config.rotate,
+            seed=seed,
+        )
+    s = config.synthesis
+    response = functools.partial(draw_response, families=s.responses, emor=read_emor(s.emor) if s.emor else None)
+    return SyntheticTriplets(
+        scenes,
+        panorama={"auto": None, "yes": True, "no": False}[s.panorama],
+        distance=s.distance,
+        fraction=0.5 if s.half else FRACTIONS,
+        frame=s.frame,
+        fov=s.fov,
+        camera=functools.partial(draw_camera, draw_response=response, jpeg=s.jpeg),
+        patch=patch,
+        augment=training,
+        rotate=training and config.rotate,
+        seed=seed if training else seed + 1,
+        samples_per_epoch=s.samples if training else config.validation_samples,
+    )
+
+
+@contextlib.contextmanager
+def _bad_values() -> Iterator[None]:
+    """Arguments that a data set refuses come from the configuration."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"data: {error}") from error
+
+
+def samples(config: ExposureInterpolationConfig) -> Data:
+    """The triplets to train with, and those of other scenes to validate with."""
+    data = config.data
+    if not data.folders:
+        raise InputError("there is no training data; give folders of brackets or of HDR images by --data")
+    kind = _kind(data.folders, data.kind)
+    scenes = _scenes(data.folders, kind)
+    if not scenes:
+        raise InputError(f"there are no images in {', '.join(data.folders)}; give folders of brackets or of HDR images")
+    with _bad_values():
+        trained, validated = _divided(data, kind, scenes)
+        training = _triplets(trained, kind, data, config.seed, True)
+        held_out = None
+        if validated:
+            kind_of_validation = _kind([str(scene) for scene in validated], "auto" if data.validation else kind)
+            held_out = _triplets(validated, kind_of_validation, data, config.seed, False)
+    facts = {"kind": kind, "training": training.scenes, "validation": held_out.scenes if held_out else []}
+    return Data(training, held_out, facts)
+
+
+# ---- learning ------------------------------------------------------------------------------------------------------
+
+
+def model(config: ExposureInterpolationConfig) -> ExposureInterpolator:
+    """A network with fresh weights."""
+    chosen = config.model
+    try:
+        built = ExposureInterpolatorConfig.preset(chosen.network, inputs=chosen.inputs, residual=chosen.residual)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from error
+    return ExposureInterpolator(built)
+
+
+def losses(network: nn.Module, batch: Batch, config: ExposureInterpolationConfig) -> Iterator[tuple[str, Terms]]:
+    """Eq. 13, by its terms."""
+    prediction = network(batch["dark"], batch["bright"], batch["imf_dark"], batch["imf_bright"])
+    loss = InterpolationLoss(config.loss.kind, config.loss.color, scale=config.loss.scale)
+    yield "", loss.terms(prediction, batch["target"])
+
+
+def validate(
+    network: ExposureInterpolator,
+    held_out: Dataset[Any],
+    config: ExposureInterpolationConfig,
+    device: torch.device,
+    picture: bool,
+) -> Validation:
+    """PSNR in dB and SSIM, means over whole frames in 8 bits, of the prediction and of x3 alone."""
+    total = len(held_out)  # type: ignore[arg-type]
+    count = min(total, config.data.validation_samples)
+    size = config.data.validation_size
+    sums: dict[str, float] = {}
+    rows: list[Tensor] = []
+    for number in range(count):
+        sample = held_out[number * total // count]
+        images = {name: _middle(sample[name], size)[None].to(device) for name in ("dark", "bright", "target")}
+        tables = sample["imf_dark"][None].to(device), sample["imf_bright"][None].to(device)
+        pair = images["dark"], images["bright"]
+        x3 = imf_fuse(*pair, *tables, low=network.config.low, high=network.config.high)
+        results = {"": _eight_bits(network(*pair, *tables)), "_x3": _eight_bits(x3)}
+        for suffix, result in results.items():
+            for name, metric in (("psnr", psnr), ("ssim", ssim)):
+                key = name + suffix
+                sums[key] = sums.get(key, 0.0) + float(metric(result, images["target"]))
+        if picture and len(rows) < _ROWS:
+            rows.append(_row([results["_x3"][0], results[""][0], images["target"][0]]))
+    rows = [row for row in rows if row.shape == rows[0].shape]
+    metrics = {name: value / count for name, value in sums.items()}
+    return Validation(metrics, torch.cat(rows, 1)[:, :-_GAP] if rows else None)
+
+
+def _middle(image: Tensor, size: int) -> Tensor:
+    """The middle of an image, so many pixels a side at most."""
+    height, width = image.shape[-2:]
+    top, left = max(0, height - size) // 2, max(0, width - size) // 2
+    return image[..., top : top + size, left : left + size]
+
+
+def _eight_bits(image: Tensor) -> Tensor:
+    """As a file would hold it."""
+    return (image.clamp(0, 1) * 255).round() / 255
+
+
+def _row(images: Sequence[Tensor]) -> Tensor:
+    """Images beside each other, uint8, with a white border to the right and below."""
+    bordered = [nn.functional.pad(image, (0, _GAP, 0, _GAP), value=1.0) for image in images]
+    return (torch.cat(bordered, 2)[..., :-_GAP] * 255).round().to(torch.uint8).cpu()
+
+
+def _export(network: nn.Module, folder: pathlib.Path) -> None:
+    assert isinstance(network, ExposureInterpolator)
+    network.save_pretrained(folder)
+
+
+SYSTEM = System(
+    name="exposure-interpolation",
+    config=ExposureInterpolationConfig,
+    presets=PRESETS,
+    model=model,
+    samples=samples,
+    losses=losses,
+    export=_export,
+    validate=validate,
+    best=("psnr", "highest"),
+    size_keys=("batch", "data.patch"),
+)

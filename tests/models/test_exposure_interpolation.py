@@ -1,0 +1,674 @@
+"""Exposure interpolation: the network of the paper, and the system around it."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import pickle
+import time
+from collections.abc import Callable
+from typing import Any
+
+import photographs
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import hdrops
+from hdrops import losses
+from hdrops.models import (
+    LRL,
+    ExposureInterpolator,
+    ExposureInterpolatorConfig,
+    LRLConfig,
+    insert_exposures,
+    interpolate_exposure,
+)
+
+PRESETS = ["paper", "light", "tiny"]
+Config = ExposureInterpolatorConfig
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def scene(height: int = 40, width: int = 50, channels: int = 3, n: int = 1) -> Tensor:
+    """Relative exposures of a smooth scene that spans some stops."""
+    coarse = torch.rand(n, channels, 5, 6, generator=generator())
+    return torch.exp2(8 * torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear") - 8)
+
+
+def exposed(radiance: Tensor, stops: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A photograph of it: clipped, gamma response."""
+    values = (radiance * 2.0**stops).clamp(0, 1) ** (1 / 2.2)
+    if dtype.is_floating_point:
+        return values.to(dtype)
+    full = torch.iinfo(dtype).max
+    return (values * full).round().to(torch.int32).to(dtype)
+
+
+def pair(
+    height: int = 40, width: int = 50, channels: int = 3, n: int = 1, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Two exposures, four stops apart."""
+    radiance = scene(height, width, channels, n)
+    return exposed(radiance, 0, dtype), exposed(radiance, 4, dtype)
+
+
+def tables(ratio: float = 16.0) -> tuple[Tensor, Tensor]:
+    return hdrops.gamma_imf(ratio**0.5).clamp(max=255), hdrops.gamma_imf(ratio**-0.5)
+
+
+def model(preset: str = "tiny", *, trained: bool = True, seed: int = 1, **changes: Any) -> ExposureInterpolator:
+    """A model; ``trained``: its last layer has a residual of some codes to show."""
+    torch.manual_seed(seed)
+    made = ExposureInterpolator(Config.preset(preset, **changes)).eval()
+    if trained:
+        torch.nn.init.normal_(made.network.tail.weight, 0, 0.01)
+        torch.nn.init.normal_(made.network.tail.bias, 0, 0.01)
+        for block in made.network.blocks:
+            torch.nn.init.normal_(block.project.bias, 0, 0.1)
+    return made
+
+
+# ---- the network -----------------------------------------------------------------------------------------------------
+
+
+def count(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_numbers_of_parameters() -> None:
+    assert count(LRL()) == 46_627
+    assert count(LRL(LRLConfig(last_depthwise=True))) == 46_947
+    assert count(ExposureInterpolator()) == 46_627
+    assert count(LRL(LRLConfig.preset("light"))) == 13_075
+    assert count(LRL(LRLConfig.preset("tiny"))) == 2_179
+
+
+def test_receptive_field_is_21_by_21() -> None:
+    for config, radius in ((LRLConfig(), 10), (LRLConfig(last_depthwise=True), 11), (LRLConfig.preset("tiny"), 5)):
+        torch.manual_seed(0)
+        network = LRL(config).double()
+        assert network.radius == radius
+        x = torch.rand(1, 3, 41, 41, dtype=torch.float64, generator=generator()).requires_grad_()
+        # Without ReLU every path is open.
+        y = network
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.data.abs_()
+        (gradient,) = torch.autograd.grad(y(x)[0, :, 20, 20].sum(), x)
+        seen = gradient[0].sum(0).nonzero()
+        assert seen.min().item() == 20 - radius
+        assert seen.max().item() == 20 + radius
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_forward_and_backward(preset: str) -> None:
+    dark, bright = pair(n=2)
+    for inputs in (("x3",), ("x3", "dark", "bright")):
+        made = model(preset, inputs=inputs)
+        result = made(dark, bright, *tables())
+        assert result.shape == dark.shape
+        losses.InterpolationLoss()(result, exposed(scene(n=2), 2)).backward()
+        for name, parameter in made.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_untrained_residual_is_x3(preset: str) -> None:
+    dark, bright = pair()
+    expected = hdrops.imf_fuse(dark, bright, *tables())
+    assert torch.equal(model(preset, trained=False)(dark, bright, *tables()), expected)
+    direct = model(preset, trained=False, residual=False)
+    assert (direct(dark, bright, *tables()) - expected).abs().max() > 0.01
+
+
+def test_untrained_model_learns() -> None:
+    """Its last layer begins at 0, which must not hold the others back."""
+    dark, bright = pair()
+    target = exposed(scene(), 2)
+    made = model(trained=False)
+    optimiser = torch.optim.SGD(made.parameters(), lr=0.01)
+    for _ in range(2):
+        losses.InterpolationLoss()(made(dark, bright, *tables()), target + 0.1).backward()
+        optimiser.step()
+    for name, parameter in made.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_overfits_a_bracket() -> None:
+    """The tiny preset on one patch: far closer than x3, in seconds."""
+    dark, bright = pair(60, 90, dtype=torch.uint8)
+    # A camera that the maps cannot describe: colours mix.
+    mix = torch.tensor([[0.8, 0.2, 0.0], [0.1, 0.7, 0.2], [0.0, 0.3, 0.7]])
+    target = torch.einsum("ij,njhw->nihw", mix, exposed(scene(60, 90), 2))
+    imf = [hdrops.intermediate_imf(hdrops.estimate_imf(*images)) for images in ((dark, bright), (bright, dark))]
+    made = model(trained=False)
+    loss = losses.InterpolationLoss()
+    optimiser = torch.optim.Adam(made.parameters(), lr=0.003)
+    with torch.no_grad():
+        before = loss(made(dark, bright, *imf), target).item()
+    started = time.monotonic()
+    for _ in range(300):
+        optimiser.zero_grad()
+        value = loss(made(dark, bright, *imf), target)
+        value.backward()
+        optimiser.step()
+    assert value.item() < 0.15 * before
+    assert time.monotonic() - started < 60
+
+
+def test_overfits_a_real_bracket() -> None:
+    from hdrops.io import read_image
+
+    entries = photographs.real_brackets()
+    name, entry = next(
+        item for item in sorted(entries.items()) if "fairchild" in item[0] and len(item[1]["files"]) == 9
+    )
+    folder = photographs.photographs() / name
+    frames = [read_image(folder / entry["files"][k]).pixels[None] for k in (2, 4, 6)]
+    dark, middle, bright = (frame[..., 100:196, 100:196].contiguous() for frame in frames)
+    imf = [
+        hdrops.intermediate_imf(hdrops.estimate_imf(*images))
+        for images in ((frames[0], frames[2]), (frames[2], frames[0]))
+    ]
+    target = middle / 255
+    made = model(trained=False)
+    loss = losses.InterpolationLoss()
+    optimiser = torch.optim.Adam(made.parameters(), lr=0.003)
+    with torch.no_grad():
+        before = loss(made(dark, bright, *imf), target).item()
+    for _ in range(200):
+        optimiser.zero_grad()
+        value = loss(made(dark, bright, *imf), target)
+        value.backward()
+        optimiser.step()
+    assert value.item() < 0.6 * before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LRLConfig(),
+        LRLConfig(last_depthwise=True),
+        LRLConfig.preset("light"),
+        LRLConfig.preset("tiny"),
+        LRLConfig(stem=16, features=16, blocks="RRLRR"),
+        LRLConfig(in_channels=6, stem=8, hidden=24, features=8, blocks="L", out_channels=2),
+    ],
+    ids=["paper", "paper with the last 3x3", "light", "tiny", "shortcuts", "one block"],
+)
+@torch.no_grad()
+def test_folded_and_tiled_equal_the_network(config: LRLConfig) -> None:
+    """With biases, whose fold is another at the image's border; to 1e-12 in float64."""
+    torch.manual_seed(0)
+    network = LRL(config).double()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.normal_(layer.bias, 0, 0.3)
+    for size in ((1, 1), (2, 9), (31, 40)):
+        x = torch.rand(2, config.in_channels, *size, dtype=torch.float64, generator=generator())
+        expected = network(x)
+        torch.testing.assert_close(network.folded()(x), expected, rtol=1e-12, atol=1e-12)
+        for tile in (None, 11, (7, 40)):
+            torch.testing.assert_close(network.predict(x, tile=tile), expected, rtol=1e-12, atol=1e-12)
+        actual = network.float().predict(x.float())
+        torch.testing.assert_close(actual, expected.float(), rtol=1e-5, atol=1e-5)
+        network.double()
+
+
+@torch.no_grad()
+def test_predict_follows_the_weights_and_keeps_the_layout() -> None:
+    network = model("light").network
+    x = torch.rand(1, 3, 20, 30, generator=generator())
+    before = network.predict(x)
+    assert before.is_contiguous()
+    last = network.predict(x.contiguous(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, before, rtol=0, atol=1e-6)
+    network.tail.weight.mul_(2)
+    network.tail.bias.mul_(2)
+    torch.testing.assert_close(network.predict(x), 2 * before)
+    with pytest.raises(ValueError, match=r"x must be \(N, 3, H, W\), got shape \(1, 4, 20, 30\)"):
+        network.predict(torch.zeros(1, 4, 20, 30))
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("inputs", [("x3",), ("x3", "dark", "bright")])
+@torch.no_grad()
+def test_tiled_equals_whole_at_12_megapixels(inputs: Any) -> None:
+    """The network of the paper, in bands of the whole width with a halo twice as large as needed."""
+    import resource
+
+    images = pair(3000, 4000, dtype=torch.uint8)
+    made = model("paper", inputs=inputs)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    actual = made.interpolate(*(image.float() / 255 for image in images), ratio=16.0)[:, 0]
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < 1024, f"{grown:.0f} MiB"
+    halo = 2 * made.network.radius
+    for top in range(0, 3000, 500):
+        rows = slice(max(top - halo, 0), top + 500 + halo)
+        band = made(*(image[:, :, rows] for image in images), *tables()).clamp(0, 1)
+        whole = band[:, :, top - rows.start :][:, :, :500]
+        assert (actual[:, :, top : top + 500] - whole).abs().max() <= 1e-5
+
+
+def test_gradients_reach_images_and_tables() -> None:
+    dark, bright = (image.double().requires_grad_() for image in pair(8, 9))
+    imf = [table.double().requires_grad_() for table in tables()]
+    made = model().double()
+    grads = torch.autograd.grad(made(dark, bright, *imf).square().mean(), [dark, bright, *imf])
+    assert all(bool(g.isfinite().all()) and bool(g.abs().sum() > 0) for g in grads)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles(dynamic: bool) -> None:
+    torch.compiler.reset()
+    made = model(inputs=("x3", "dark"))
+    compiled = torch.compile(made, fullgraph=True, dynamic=dynamic)
+    network = torch.compile(made.network, fullgraph=True, dynamic=dynamic)
+    for size in ((40, 50), (21, 33)):
+        images = pair(*size)
+        torch.testing.assert_close(compiled(*images, *tables()), made(*images, *tables()), rtol=0, atol=1e-5)
+        x = torch.rand(1, 6, *size, generator=generator())
+        torch.testing.assert_close(network(x), made.network(x), rtol=0, atol=1e-5)
+
+
+def test_compiled_gradients() -> None:
+    torch.compiler.reset()
+    images, target = pair(), exposed(scene(), 2)
+    grads = []
+    for compiled in (False, True):
+        made = model("light")
+        forward = torch.compile(made, fullgraph=True) if compiled else made
+        losses.InterpolationLoss()(forward(*images, *tables()), target).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in made.parameters()]))
+    assert (grads[1] - grads[0]).norm() < 1e-4 * grads[0].norm()
+
+
+def test_exports() -> None:
+    made = model("light")
+    height, width = torch.export.Dim("height", min=2, max=4096), torch.export.Dim("width", min=2, max=4096)
+    of_images = {2: height, 3: width}
+    exported = torch.export.export(
+        made, (*pair(), *tables()), dynamic_shapes=(of_images, of_images, None, None)
+    ).module()
+    for size in ((40, 50), (21, 33)):
+        images = pair(*size)
+        torch.testing.assert_close(exported(*images, *tables()), made(*images, *tables()), rtol=0, atol=1e-6)
+    x = torch.rand(1, 3, 12, 13, generator=generator())
+    network = torch.export.export(made.network, (x,)).module()
+    torch.testing.assert_close(network(x), made.network(x), rtol=0, atol=1e-6)
+
+
+def test_autocast_trains() -> None:
+    made = model()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = made(*pair(), *tables())
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, made(*pair(), *tables()), rtol=0, atol=0.01)
+    result.mean().backward()
+
+
+# ---- interpolate -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (37, 53), (64, 80)])
+@pytest.mark.parametrize("inputs", [("x3",), ("x3", "dark", "bright")])
+def test_tiled_equals_whole(size: tuple[int, int], inputs: Any) -> None:
+    images = pair(*size, n=2)
+    for preset in PRESETS:
+        made = model(preset, inputs=inputs)
+        with torch.no_grad():
+            whole = made(*images, *tables()).clamp(0, 1)
+        for tile in (256, 16, (9, 31)):
+            actual = made.interpolate(*images, ratio=16.0, tile=tile)[:, 0]
+            assert (actual - whole).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_dtypes(dtype: torch.dtype) -> None:
+    dark, bright = pair(dtype=dtype)
+    made = model("light")
+    actual = made.interpolate(dark, bright, ratio=16.0)
+    assert actual.dtype == dtype
+    assert actual.shape == (1, 1, 3, 40, 50)
+
+    def unit(image: Tensor) -> Tensor:
+        return image.double() / (1 if dtype.is_floating_point else torch.iinfo(dtype).max)
+
+    with torch.no_grad():
+        exact = made.double()(unit(dark), unit(bright), *tables()).clamp(0, 1)
+    allowed = 2e-5 + (torch.finfo(dtype).eps / 2 if dtype.is_floating_point else 0.5 / torch.iinfo(dtype).max)
+    assert (unit(actual[:, 0]) - exact).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_model_in_half_precision(dtype: torch.dtype) -> None:
+    """Only the residual is rounded so."""
+    images = pair()
+    exact = model("light").interpolate(*images)
+    torch.testing.assert_close(model("light").to(dtype).interpolate(*images), exact, rtol=0, atol=0.01)
+
+
+def test_codes_are_rounded_once() -> None:
+    dark, bright = pair(dtype=torch.uint8)
+    made = model("light")
+    codes = made.interpolate(dark, bright, ratio=16.0)[:, 0]
+    with torch.no_grad():
+        exact = 255 * made(dark, bright, *tables()).clamp(0, 1)
+    assert (codes.float() - exact).abs().max() <= 0.5 + 1e-3
+
+
+def test_steps_are_computed_from_the_two_images() -> None:
+    dark, bright = pair(n=2)
+    made = model("light")
+    steps = made.interpolate(dark, bright, 3)
+    assert steps.shape == (2, 3, 3, 40, 50)
+    assert torch.equal(steps[:, 1], made.interpolate(dark, bright)[:, 0])
+    for i, fraction in enumerate((0.25, 0.5, 0.75)):
+        imf = hdrops.gamma_imf(16.0**fraction).clamp(max=255), hdrops.gamma_imf(16.0 ** (fraction - 1))
+        with torch.no_grad():
+            expected = made(dark, bright, *imf).clamp(0, 1)
+        torch.testing.assert_close(made.interpolate(dark, bright, 3, ratio=16.0)[:, i], expected, rtol=0, atol=1e-5)
+    means = steps.mean((0, 2, 3, 4))
+    assert bool((means.diff() > 0).all())
+
+
+def test_what_is_known_of_the_exposures() -> None:
+    """Ratio, response, tables and the images themselves tell alike where the response is the paper's."""
+    dark, bright = pair(120, 160)
+    made = model("light")
+    grid = torch.linspace(0, 1, 1024, dtype=torch.float64)
+    ways = {
+        "ratio": {"ratio": 16.0},
+        "response": {"ratio": 16.0, "crf": grid.pow(1 / 2.2)},
+        "tables": {"imf": (hdrops.gamma_imf(16.0), hdrops.gamma_imf(1 / 16))},
+        "another gamma": {"ratio": 16.0 ** (1.8 / 2.2), "gamma": 1 / 1.8},
+    }
+    expected = made.interpolate(dark, bright, 2, **ways["ratio"])
+    torch.testing.assert_close(made.interpolate(dark, bright, 2, **ways["response"]), expected, rtol=0, atol=5e-3)
+    torch.testing.assert_close(made.interpolate(dark, bright, 2, **ways["tables"]), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(made.interpolate(dark, bright, 2, **ways["another gamma"]), expected, rtol=0, atol=1e-5)
+    assert (made.interpolate(dark, bright, 2) - expected).abs().mean() < 0.01
+    assert (made.interpolate(dark, bright, 2, ratio=4.0) - expected).abs().mean() > 0.03
+
+
+def test_grey_images() -> None:
+    """As three equal channels, of which the mean is taken."""
+    for inputs in (("x3",), ("x3", "dark", "bright")):
+        dark, bright = pair(channels=1, dtype=torch.uint8)
+        made = model("light", inputs=inputs)
+        actual = made.interpolate(dark, bright, 2)
+        assert actual.shape == (1, 2, 1, 40, 50)
+        with torch.no_grad():
+            grey = made(dark, bright, *tables())
+            colour = made(*(image.expand(-1, 3, -1, -1) for image in (dark, bright)), *tables())
+        torch.testing.assert_close(grey, colour.mean(1, keepdim=True), rtol=0, atol=1e-6)
+
+
+def test_saturation_of_the_estimate() -> None:
+    """Where the bright image is white the estimate still tells apart: the truth is found there from the dark one."""
+    dark, bright = pair(120, 160, dtype=torch.uint8)
+    truth = exposed(scene(120, 160), 2)
+    actual = model(trained=False).interpolate(dark, bright)[:, 0]
+    white = bright == 255
+    assert white.float().mean() > 0.1
+    assert (actual / 255 - truth)[white].abs().mean() < 0.02
+
+
+def test_images_in_channels_last() -> None:
+    dark, bright = (image.contiguous(memory_format=torch.channels_last) for image in pair())
+    made = model("light")
+    actual = made.interpolate(dark, bright)[:, 0]
+    torch.testing.assert_close(
+        actual, made.interpolate(dark.contiguous(), bright.contiguous())[:, 0], rtol=0, atol=1e-6
+    )
+
+
+def test_no_images() -> None:
+    assert model().interpolate(*pair(n=1))[:0].shape == (0, 1, 3, 40, 50)
+    dark = torch.zeros(0, 3, 8, 9)
+    assert model().interpolate(dark, dark, 2, ratio=4.0).shape == (0, 2, 3, 8, 9)
+
+
+def test_gradients_are_left_alone() -> None:
+    """Images may require gradients and gradients may be on; the model stays as it was."""
+    dark, bright = (image.requires_grad_() for image in pair())
+    made = model()
+    before = [p.clone() for p in made.parameters()]
+    assert not made.interpolate(dark, bright).requires_grad
+    assert all(torch.equal(p, q) for p, q in zip(made.parameters(), before, strict=True))
+
+
+def test_interpolate_exposure_is_x3() -> None:
+    dark, bright = pair(dtype=torch.uint8)
+    untrained = model(trained=False)
+    for options in ({}, {"ratio": 16.0}, {"imf": (hdrops.gamma_imf(16.0), hdrops.gamma_imf(1 / 16))}):
+        ours = untrained.interpolate(dark, bright, 3, **options)
+        for i in range(3):
+            x3 = interpolate_exposure(dark, bright, fraction=(i + 1) / 4, **options)
+            assert (ours[:, i].int() - x3.int()).abs().max() <= 1
+    expected = [hdrops.intermediate_imf(hdrops.estimate_imf(*p)) for p in ((dark, bright), (bright, dark))]
+    assert torch.equal(interpolate_exposure(dark, bright), hdrops.imf_fuse(dark, bright, *expected))
+
+
+def test_insert_exposures() -> None:
+    radiance = scene(n=2)
+    bracket = torch.stack([exposed(radiance, stops) for stops in (0, 3, 6)], 1)
+    made = model("light")
+    for inserted, steps in ((made, 2), (None, 2), (made, 1), (None, 1)):
+        result = insert_exposures(bracket, inserted, steps)
+        assert result.shape[:2] == (2, 3 + 2 * steps)
+        assert torch.equal(result[:, :: steps + 1], bracket)
+        between = result[:, steps + 2]
+        if inserted is None:
+            assert torch.equal(between, interpolate_exposure(bracket[:, 1], bracket[:, 2], fraction=1 / (steps + 1)))
+        else:
+            assert torch.equal(between, made.interpolate(bracket[:, 1], bracket[:, 2], steps)[:, 0])
+    with pytest.raises(ValueError, match="at least two exposures"):
+        insert_exposures(bracket[:, :1], made)
+    with pytest.raises(ValueError, match="steps must be 1 or more"):
+        insert_exposures(bracket, None, 0)
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_wrong_images() -> None:
+    dark, bright = pair()
+    made = model()
+    cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
+        (lambda: made.interpolate(dark * 2, bright), ValueError, r"dark must lie in \[0, 1\]; scale it"),
+        (lambda: made.interpolate(dark, bright - 1), ValueError, r"bright must lie in \[0, 1\]"),
+        (lambda: made.interpolate(dark, bright * math.nan), ValueError, r"bright must lie in \[0, 1\]"),
+        (lambda: interpolate_exposure(dark * 2, bright), ValueError, r"dark must lie in \[0, 1\]"),
+        (lambda: made.interpolate(dark, bright[..., 1:]), ValueError, "must have one shape"),
+        (lambda: made.interpolate(dark.int(), bright.int()), TypeError, "dark must be uint8, uint16 or floating"),
+        (lambda: made.interpolate(dark, bright.double()), TypeError, "dark is torch.float32, bright torch.float64"),
+        (lambda: made.interpolate(dark[0], bright[0]), ValueError, r"\(N, C, H, W\)"),
+        (
+            lambda: made.interpolate(*(x[:, [0, 1, 2, 0]] for x in (dark, bright))),
+            ValueError,
+            "drop an alpha channel",
+        ),
+        (lambda: made(dark[:, :2], bright[:, :2], *tables()), ValueError, "3 channels, or 1 for grey"),
+        (
+            lambda: made.interpolate(dark.to("meta"), bright.to("meta")),
+            ValueError,
+            "is on meta, the model on",
+        ),
+    ]
+    for call, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be 1 to 1000"),
+        ({"ratio": 0.25}, "at least 1, got 0.25; swap the images"),
+        ({"ratio": math.inf}, "at least 1, got inf"),
+        ({"ratio": 4.0, "gamma": -1.0}, "gamma must be positive"),
+        ({"crf": torch.linspace(0, 1, 5)}, "crf needs the exposure ratio"),
+        ({"imf": tables(), "ratio": 4.0}, "leave out ratio and crf"),
+        ({"imf": (tables()[0],)}, "imf must be two tables"),
+        ({"tile": 0}, "a tile must have at least one pixel"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model().interpolate(*pair(), **options)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: LRLConfig.preset("huge"), "preset must be one of paper, light, tiny, got 'huge'"),
+        (lambda: LRLConfig(hidden=0), "hidden must be an integer from 1 to 4096, got 0"),
+        (lambda: LRLConfig(stem=2.5), "stem must be an integer"),
+        (lambda: LRLConfig(blocks="LRX"), "blocks must be 1 to 64 letters L or R"),
+        (lambda: LRLConfig(blocks="RL"), "a first block R needs stem and features alike"),
+        (lambda: LRLConfig(last_depthwise=1), "last_depthwise must be true or false"),
+        (lambda: Config(inputs=()), "inputs must be some of x3, dark and bright"),
+        (lambda: Config(inputs=("x3", "x3")), "each once"),
+        (lambda: Config(inputs=("x3", "bright")), "must have in_channels=6"),
+        (lambda: Config(residual=1), "residual must be true or false"),
+        (lambda: Config(low=(55.0, 5.0)), "low must be two finite, increasing"),
+    ],
+)
+def test_wrong_configurations(build: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_save_and_load(tmp_path: pathlib.Path, existing: bool) -> None:
+    made = model("light", inputs=("dark", "x3"), residual=False, low=(3.0, 44.0)).to(memory_format=torch.channels_last)
+    folder = tmp_path / "new" / "model"
+    if existing:
+        model("tiny").save_pretrained(folder)
+    made.save_pretrained(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    for source in (folder, str(folder), folder / "model.safetensors"):
+        loaded = ExposureInterpolator.from_pretrained(source)
+        assert loaded.config == made.config
+        assert not loaded.training
+        assert loaded.state_dict().keys() == made.state_dict().keys()
+        assert all(torch.equal(loaded.state_dict()[name], weight) for name, weight in made.state_dict().items())
+
+
+def test_shipped_weights() -> None:
+    """They are loaded without an argument; an installation without them says so."""
+    folder = pathlib.Path(hdrops.__file__).parent / "weights" / "exposure_interpolation"
+    if (folder / "model.safetensors").is_file():
+        dark, bright = pair(dtype=torch.uint8)
+        shipped = ExposureInterpolator.from_pretrained()
+        assert (shipped.interpolate(dark, bright)[:, 0] - interpolate_exposure(dark, bright)).float().abs().mean() < 20
+    else:
+        with pytest.raises(FileNotFoundError, match="has no weights of exposure_interpolation"):
+            ExposureInterpolator.from_pretrained()
+
+
+def test_writing_fails_whole(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    folder = tmp_path / "model"
+    old = model("tiny")
+    old.save_pretrained(folder)
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for target in (folder, tmp_path / "other"):
+        with pytest.raises(OSError, match="No space left"):
+            model("light").save_pretrained(target)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert len(list(folder.iterdir())) == 2
+    assert ExposureInterpolator.from_pretrained(folder).config == old.config
+
+
+def edited(folder: pathlib.Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(residal=True), "unknown key 'residal'; did you mean 'residual'"),
+        (lambda c: c["network"].update(width=1), "network: unknown key 'width'; known are in_channels"),
+        (lambda c: c.pop("low"), "missing 'low'"),
+        (lambda c: c["network"].pop("blocks"), "network: missing 'blocks'"),
+        (lambda c: c.update(system="ahdrnet"), "system must be 'exposure_interpolation', got 'ahdrnet'"),
+        (lambda c: c.pop("system"), "system must be"),
+        (lambda c: c.update(network=5), "network must be an object"),
+        (lambda c: c.update(inputs="x3"), "inputs must be a list"),
+        (lambda c: c.update(inputs=["middle"]), "inputs must be some of x3, dark and bright"),
+        (lambda c: c.update(low=["a", "b"]), "config.json: "),
+        (lambda c: c["network"].update(hidden=9), r"blocks\.0\.expand\.weight has shape \(8, 8, 1, 1\)"),
+        (lambda c: c["network"].update(blocks="LR"), "unknown weights"),
+        (lambda c: c["network"].update(blocks="LRLL"), "missing weights"),
+    ],
+)
+def test_wrong_config_files(tmp_path: pathlib.Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+    model().save_pretrained(tmp_path)
+    edited(tmp_path, change)
+    with pytest.raises(ValueError, match=message):
+        ExposureInterpolator.from_pretrained(tmp_path)
+
+
+def test_wrong_weight_files(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "model"
+    made = model("tiny")
+    made.save_pretrained(folder)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+
+    def refused(kind: type[Exception], message: str, source: pathlib.Path = folder) -> None:
+        with pytest.raises(kind, match=message):
+            ExposureInterpolator.from_pretrained(source)
+
+    for cut in (0, 4, 8, 100, len(whole) - 1):
+        weights.write_bytes(whole[:cut])
+        refused(ValueError, "is damaged")
+    safetensors.torch.save_file({name: t.int() for name, t in made.state_dict().items()}, weights)
+    refused(ValueError, "weights must be floating point")
+    torch.save(made.state_dict(), weights)
+    refused(ValueError, "is a pickle, which can run any code")
+    weights.write_bytes(pickle.dumps({}))
+    refused(ValueError, "is a pickle")
+    weights.rename(folder / "model.pth")
+    refused(ValueError, "model.pth is a pickle")
+    refused(ValueError, "model.pth is a pickle", folder / "model.pth")
+    (folder / "model.pth").unlink()
+    refused(FileNotFoundError, "give a folder with config.json and model.safetensors")
+    refused(FileNotFoundError, "does not exist", tmp_path / "nowhere")
+    (folder / "model.txt").write_text("weights")
+    refused(ValueError, "is no file of weights", folder / "model.txt")
+    weights.write_bytes(whole)
+    for content in (b"", b"[]", b"{", b"\xff", b"[" * 100_000):
+        (folder / "config.json").write_bytes(content)
+        refused(ValueError, "is not JSON|must hold a JSON object")
+    (folder / "config.json").write_bytes(b" " * (1 << 21))
+    refused(ValueError, "it is larger than")
+    (folder / "config.json").unlink()
+    refused(FileNotFoundError, "config.json is missing")

@@ -1,0 +1,561 @@
+"""The engine: what a run leaves, what interrupts it and what goes wrong in it."""
+
+import csv
+import dataclasses
+import errno
+import os
+import pathlib
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+import toy
+from torch import nn
+
+from hdrops.io import InputError, read_image
+from hdrops.train import TrainingError
+
+
+def rows(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_what_a_run_leaves(run, tmp_path):
+    seen = []
+    outcome = run(progress=seen.append)
+    folder = tmp_path / "run"
+    names = {"config.toml", "data.json", "metrics.csv", "validation.csv", "timing.csv", "model"}
+    assert {path.name for path in folder.iterdir()} == names | {".lock", "checkpoints", "pictures"}
+    assert (outcome.step, outcome.model, outcome.signal, outcome.began) == (12, folder / "model", None, 0)
+    assert [progress.step for progress in seen] == list(range(1, 13))
+    assert [progress.step for progress in seen if progress.logged] == [3, 6, 9, 12]
+    metrics = rows(folder / "metrics.csv")
+    assert [row["step"] for row in metrics] == ["3", "6", "9", "12"]
+    assert list(metrics[0]) == ["step", "epoch", "loss", "l2", "l1", "gradient_norm", "lr"]
+    for row in metrics:
+        assert float(row["loss"]) == pytest.approx(float(row["l2"]) + float(row["l1"]), rel=1e-6)
+    assert float(metrics[-1]["loss"]) < 0.7 * float(metrics[0]["loss"])
+    assert float(metrics[0]["loss"]) == pytest.approx(sum(progress.loss for progress in seen[:3]) / 3, rel=1e-6)
+    validations = rows(folder / "validation.csv")
+    assert [row["step"] for row in validations] == ["5", "10", "12"]
+    assert [path.name for path in sorted((folder / "pictures").iterdir())] == [
+        f"step-{step:06d}.png" for step in (5, 10, 12)
+    ]
+    assert read_image(folder / "pictures" / "step-000005.png").pixels.shape == (3, 6, 8)
+    best = min(validations, key=lambda row: float(row["mse"]))
+    assert os.readlink(folder / "checkpoints" / "best") == outcome.best.name == f"step-{int(best['step']):06d}"
+    kept = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+    assert kept == sorted({"step-000010", "step-000012", outcome.best.name})
+
+
+def test_the_best_is_kept(run, tmp_path):
+    errors = iter([0.5, 0.2, 0.3, float("nan"), 0.4, 0.3, 0.2])
+
+    def validate(*_):
+        return toy.Validation({"mse": next(errors)})
+
+    outcome = run("validate_every=2", "steps=14", system=dataclasses.replace(toy.TOY, validate=validate))
+    assert outcome.best == tmp_path / "run/checkpoints/step-000004"
+    assert (outcome.best / "model.safetensors").exists()
+    assert os.readlink(tmp_path / "run/checkpoints/best") == "step-000004"
+    kept = sorted(path.name for path in (tmp_path / "run/checkpoints").glob("step-*"))
+    assert kept == ["step-000004", "step-000012", "step-000014"]
+
+
+def test_nothing_is_pickled(run, tmp_path, monkeypatch):
+    def refuse(*_args, **_options):
+        raise AssertionError("pickled")
+
+    monkeypatch.setattr(pickle, "dump", refuse)
+    monkeypatch.setattr(pickle, "dumps", refuse)
+    monkeypatch.setattr(pickle, "Pickler", refuse)
+    run()
+    endings = {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != ".lock"}
+    assert endings == {".toml", ".json", ".csv", ".png", ".safetensors"}
+
+
+@pytest.mark.parametrize("settings", [["run.workers=2"], ["run.workers=1", "run.keep=1", "run.checkpoint_every=1"]])
+def test_same_result_for_any_workers(run, results, settings):
+    run()
+    run(*settings, out="other")
+    assert results("other") == results()
+
+
+def test_seeds_matter(run, results):
+    run("steps=2")
+    run("steps=2", "seed=1", out="other")
+    assert results("other")["model.safetensors"] != results()["model.safetensors"]
+
+
+def test_validation_leaves_training_alone(run, results):
+    run("validate_every=1", "picture_every=0")
+    run("validate_every=100", out="other")
+    kept = ["model.safetensors", "metrics.csv", "last/optimizer.safetensors", "last/rng.safetensors"]
+    assert [results("other")[name] for name in kept] == [results()[name] for name in kept]
+
+
+def test_settings_of_torch_return(run):
+    state = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), signal.getsignal(signal.SIGINT)
+    run("steps=1", f"run.threads={torch.get_num_threads() + 1}")
+    with pytest.raises(InputError):
+        run("steps=1", "data.samples=0", out="other")
+    now = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), signal.getsignal(signal.SIGINT)
+    assert now == state
+
+
+def test_average_is_exported(run, tmp_path):
+    def load(path):
+        return safetensors.torch.load_file(tmp_path / "run" / path)
+
+    run("ema=0.5")
+    exported, average = load("model/model.safetensors"), load("checkpoints/step-000012/ema.safetensors")
+    weights = load("checkpoints/step-000012/model.safetensors")
+    assert all(torch.equal(exported[name], average[name]) for name in average)
+    assert not torch.equal(average["first.weight"], weights["first.weight"])
+    assert torch.equal(average["norm.running_mean"], weights["norm.running_mean"])
+    run("ema=0", fresh=True, force=True)
+    assert not (tmp_path / "run/checkpoints/step-000012/ema.safetensors").exists()
+    exported, weights = load("model/model.safetensors"), load("checkpoints/step-000012/model.safetensors")
+    assert all(torch.equal(exported[name], weights[name]) for name in weights)
+
+
+def test_average_follows_its_definition(run, tmp_path):
+    """Of the weights after each step."""
+    run("ema=0.9", "steps=3", "run.checkpoint_every=1", "run.keep=3")
+    steps = [
+        safetensors.torch.load_file(tmp_path / f"run/checkpoints/step-{step:06d}/{name}.safetensors")["last.weight"]
+        for name in ("model", "ema")
+        for step in (1, 2, 3)
+    ]
+    weights, averages = steps[:3], steps[3:]
+    for number in (2, 3):
+        decay = min(0.9, (1 + number) / (10 + number))
+        expected = decay * averages[number - 2] + (1 - decay) * weights[number - 1]
+        torch.testing.assert_close(averages[number - 1], expected)
+
+
+def test_schedule_and_warm_up(run, tmp_path):
+    run("schedule.kind=cosine", "schedule.warmup=4", "log_every=1", "steps=8")
+    lr = [float(row["lr"]) for row in rows(tmp_path / "run/metrics.csv")]
+    expected = [0.25, 0.5, 0.75, 1, 1, 0.853553, 0.5, 0.146447]
+    assert lr == pytest.approx([0.01 * factor for factor in expected], rel=1e-4)
+
+
+def linear(capture=None):
+    """The toy without anything random or of the whole batch, so that a batch may be computed in parts."""
+
+    def model(config):
+        network = nn.Conv2d(3, 3, 1)
+        if capture is not None:
+            capture.append(network)
+        return network
+
+    def losses(network, batch, config):
+        yield "", {"l2": (network(batch["image"]) - batch["target"]).square().mean()}
+
+    return dataclasses.replace(toy.TOY, model=model, losses=losses, validate=None)
+
+
+def test_parts_of_a_batch_add_up(run, tmp_path):
+    run(system=linear())
+    run("accumulate=2", system=linear(), out="other")
+    one, other = (safetensors.torch.load_file(tmp_path / out / "model/model.safetensors") for out in ("run", "other"))
+    for name, weight in one.items():
+        torch.testing.assert_close(other[name], weight, rtol=1e-5, atol=1e-6)
+    losses = [[float(row["loss"]) for row in rows(tmp_path / out / "metrics.csv")] for out in ("run", "other")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert "l2" not in rows(tmp_path / "run/metrics.csv")[0]  # a single term is the loss
+
+
+def test_gradients_are_clipped(run, tmp_path):
+    networks = []
+    run("clip=1e-3", "log_every=1", system=linear(networks))
+    norm = torch.cat([parameter.grad.flatten() for parameter in networks[0].parameters()]).norm()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+    assert float(rows(tmp_path / "run/metrics.csv")[-1]["gradient_norm"]) > 1e-3  # as it was before
+
+
+def test_bfloat16(run, tmp_path):
+    dtypes = set()
+
+    def losses(network, batch, config):
+        prediction = network(batch["image"])
+        dtypes.add(prediction.dtype)
+        yield "", {"l2": (prediction - batch["target"]).square().mean()}
+
+    system = dataclasses.replace(toy.TOY, losses=losses)
+    run("precision=bfloat16", system=system)
+    assert dtypes == {torch.bfloat16}
+    weights = safetensors.torch.load_file(tmp_path / "run/model/model.safetensors")
+    assert weights["first.weight"].dtype == torch.float32
+    losses_seen = [float(row["loss"]) for row in rows(tmp_path / "run/metrics.csv")]
+    assert losses_seen[-1] < losses_seen[0]
+
+
+def test_two_optimizers(run, results, tmp_path):
+    """Each moves its own network, in the order in which losses come; the state of both is kept."""
+    system = toy.adversarial()
+    run("log_every=1", system=system)
+    header = ["step", "epoch", "loss/generator", "fit", "fool", "gradient_norm/generator"]
+    assert list(rows(tmp_path / "run/metrics.csv")[0]) == [*header, "loss/critic", "gradient_norm/critic", "lr"]
+    interrupt_at(run, 5, signal.SIGTERM, "log_every=1", system=system, out="other")
+    run("log_every=1", system=system, out="other")
+    assert results("other") == results()
+    state = safetensors.torch.load_file(tmp_path / "run/checkpoints/step-000012/optimizer.safetensors")
+    assert {name.partition(".")[0] for name in state} == {"generator", "critic"}
+
+
+def test_an_optimizer_moves_its_own_parameters_alone(run, tmp_path):
+    def losses(model, batch, config):
+        yield "critic", {"tell": model["critic"](model["generator"](batch["image"])).square().mean()}
+
+    system = dataclasses.replace(toy.adversarial(), losses=losses)
+    run("run.checkpoint_every=1", "run.keep=12", system=system)
+    first, last = (
+        safetensors.torch.load_file(tmp_path / f"run/checkpoints/step-{step:06d}/model.safetensors") for step in (1, 12)
+    )
+    moved = {name for name in first if not torch.equal(first[name], last[name])}
+    assert moved == {"critic.weight", "critic.bias"}
+
+
+# ---- interruptions -------------------------------------------------------------------------------------------------
+
+
+def interrupt_at(run, step, number, *settings, **options):
+    def kill(progress):
+        if progress.step == step:
+            os.kill(os.getpid(), number)
+
+    return run(*settings, progress=kill, **options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_the_run_after_the_step(run, results, tmp_path, number):
+    run()
+    outcome = interrupt_at(run, 4, number, out="other")
+    assert (outcome.signal, outcome.step, outcome.model) == (number, 5, None)
+    assert outcome.checkpoint == tmp_path / "other/checkpoints/step-000005"
+    assert not (tmp_path / "other/model").exists()
+    outcome = run(out="other")
+    assert (outcome.began, outcome.step, outcome.signal) == (5, 12, None)
+    assert results("other") == results()
+
+
+def test_a_second_interrupt_ends_it_at_once(run, results):
+    run()
+
+    def interrupt_twice(progress):
+        if progress.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(out="other", progress=interrupt_twice)
+    run(out="other")
+    assert results("other") == results()
+
+
+def test_a_run_that_is_done_stays_as_it_is(run, results, tmp_path):
+    run()
+    before = results()
+    shutil.rmtree(tmp_path / "run/model")  # as if it was killed before the export
+    outcome = run()
+    assert (outcome.began, outcome.step) == (12, 12)
+    assert results() == before
+
+
+def test_more_steps_continue_a_run(run, results):
+    run("steps=16")
+    run(out="other")
+    run("steps=16", out="other", told=[])
+    expected, found = results(), results("other")
+    # The log has a row and a validation at the first run's end.
+    assert found["model.safetensors"] == expected["model.safetensors"]
+    assert found["last/optimizer.safetensors"] == expected["last/optimizer.safetensors"]
+    with pytest.raises(InputError, match="the run is at step 16 already; steps must be at least that, got 12"):
+        run(out="other")
+    run("schedule.kind=cosine", out="third")
+    with pytest.raises(InputError, match=r"of another configuration: steps \(12 there, 16 here\)"):
+        run("schedule.kind=cosine", "steps=16", out="third")
+
+
+# ---- the folder ----------------------------------------------------------------------------------------------------
+
+
+def test_another_configuration_is_refused(run, results, tmp_path):
+    run("steps=2")
+    before = results()
+    with pytest.raises(InputError) as error:
+        run("steps=2", "optimizer.lr=0.5", "data.samples=7")
+    assert "optimizer.lr (0.01 there, 0.5 here), data.samples (10 there, 7 here)" in str(error.value)
+    assert "--fresh --force" in str(error.value)
+    assert results() == before
+    run("steps=2", "run.workers=1", "run.keep=7")  # these may differ
+    assert "workers = 1" in (tmp_path / "run/config.toml").read_text()
+
+
+def test_fresh(run, tmp_path):
+    run("steps=2", fresh=True)
+    with pytest.raises(InputError, match="holds a run; give another folder, or add --force"):
+        run("steps=2", fresh=True)
+    with pytest.raises(InputError, match="ask for both"):
+        run("steps=2", force=True)
+    (tmp_path / "run/notes.txt").write_text("mine")
+    outcome = run("steps=3", "width=2", fresh=True, force=True)
+    assert (outcome.began, outcome.step) == (0, 3)
+    assert [row["step"] for row in rows(tmp_path / "run/metrics.csv")] == ["3"]
+    assert (tmp_path / "run/notes.txt").exists()
+
+
+def test_a_foreign_folder_is_refused(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/photo.jpg").touch()
+    with pytest.raises(InputError, match=r"holds files of another origin, such as photo\.jpg"):
+        run()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write into"):
+        run(out="file")
+
+
+def test_a_run_that_failed_at_its_start_may_begin_anew(run, tmp_path):
+    with pytest.raises(InputError, match="there are no training samples"):
+        run("data.samples=0")
+    assert run("data.samples=5", "steps=1").step == 1
+
+
+def test_two_processes_do_not_share_a_folder(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(tmp_path / "run/.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(InputError, match="another process is training in"):
+            run("steps=1")
+        other.communicate(b"\n")
+    assert run("steps=1").step == 1
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+DAMAGES = {
+    "truncated weights": lambda folder: truncate(folder / "model.safetensors"),
+    "no random state": lambda folder: (folder / "rng.safetensors").unlink(),
+    "no state": lambda folder: (folder / "state.json").unlink(),
+    "half a state": lambda folder: truncate(folder / "state.json"),
+    "empty": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over(run, results, tmp_path, damage):
+    run()
+    interrupt_at(run, 8, signal.SIGTERM, out="other")
+    DAMAGES[damage](tmp_path / "other/checkpoints/step-000009")
+    (tmp_path / "other/checkpoints/.unfinished-1").mkdir()
+    told = []
+    outcome = run(out="other", told=told)
+    assert outcome.began == 8
+    assert len(told) == 1
+    assert "step-000009 is damaged" in told[0]
+    assert "going on from step 8" in told[0]
+    assert results("other") == results()
+    assert not list((tmp_path / "other/checkpoints").glob(".*"))
+
+
+def test_no_checkpoint_can_be_read(run, tmp_path):
+    run("steps=4")
+    for path in (tmp_path / "run/checkpoints").glob("step-*/model.safetensors"):
+        truncate(path)
+    with pytest.raises(InputError, match=r"no checkpoint in .* can be read, such as step-000004 .*--fresh --force"):
+        run("steps=4")
+    assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == 2
+
+
+def test_a_later_format_is_refused(run, tmp_path):
+    run("steps=2")
+    state = tmp_path / "run/checkpoints/step-000002/state.json"
+    state.write_text(state.read_text().replace('"format": 1', '"format": 9'))
+    with pytest.raises(InputError, match="written by a later version of hdrops"):
+        run("steps=2")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(run, results, tmp_path, monkeypatch):
+    run()
+    rename = os.rename
+
+    def full(source, target):
+        if pathlib.Path(target).name == "step-000006":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(InputError, match=r"cannot write the checkpoint .*step-000006: No space left on device"):
+        run(out="other")
+    monkeypatch.undo()
+    assert not list((tmp_path / "other/checkpoints").glob(".*"))
+    assert run(out="other").began == 5
+    assert results("other") == results()
+
+
+def test_other_data_are_said(run):
+    interrupt_at(run, 3, signal.SIGTERM)
+    told = []
+    system = dataclasses.replace(
+        toy.TOY, samples=lambda config: dataclasses.replace(toy.TOY.samples(config), facts={"kind": "other"})
+    )
+    run(system=system, told=told)
+    assert len(told) == 1
+    assert "the data are not those of step 4 (see kind in data.json)" in told[0]
+
+
+def test_another_network_is_refused(run):
+    interrupt_at(run, 3, signal.SIGTERM)
+    system = dataclasses.replace(toy.TOY, model=lambda config: toy.ToyNetwork(7))
+    with pytest.raises(InputError, match="the checkpoint is of another network"):
+        run(system=system)
+
+
+def test_a_row_that_was_cut_is_written_again(run, results, tmp_path):
+    run()
+    interrupt_at(run, 7, signal.SIGTERM, out="other")
+    with open(tmp_path / "other/metrics.csv", "a") as stream:
+        stream.write("9,1,2,3,4,5,6\n12,4.")
+    run(out="other")
+    assert results("other") == results()
+
+
+# ---- what goes wrong -----------------------------------------------------------------------------------------------
+
+
+def sums_of_keys(steps, seed=0):
+    from hdrops.train.sampler import Batches
+
+    batches = iter(Batches(10, 4, seed))
+    return [sum(epoch + index for epoch, index in next(batches)) for _ in range(steps)]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run, results, tmp_path):
+    sums = sums_of_keys(12)
+    limit = sorted(sums)[-2]
+    bad = sums.index(max(sums)) + 1
+    assert sums.count(max(sums)) == 1
+    with pytest.raises(TrainingError) as error:
+        run(f"explode_at={limit}", "run.checkpoint_every=1")
+    message = str(error.value)
+    assert f"not finite at step {bad} (loss nan, l2 nan, l1 0." in message
+    assert "skip_non_finite=1" in message
+    assert f"The last checkpoint is {tmp_path / 'run/checkpoints'}/step-{bad - 1:06d}" in message
+    weights = safetensors.torch.load_file(tmp_path / f"run/checkpoints/step-{bad - 1:06d}/model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    told = []
+    outcome = run(f"explode_at={limit}", "skip_non_finite=1", out="other", told=told)
+    assert outcome.step == 12
+    assert len(told) == 1
+    assert f"step {bad} is left out" in told[0]
+    assert b"nan" not in results("other")["metrics.csv"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    ],
+)
+def test_out_of_memory(run, tmp_path, error):
+    count = 0
+
+    def losses(model, batch, config):
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise error
+        yield from toy.losses(model, batch, config)
+
+    system = dataclasses.replace(toy.TOY, losses=losses)
+    with pytest.raises(TrainingError) as caught:
+        run(system=system)
+    assert "memory does not suffice for step 4 on cpu; lower batch or width, or raise accumulate" in str(caught.value)
+    assert "step-000002" in str(caught.value)
+    assert run().began == 2
+
+
+def test_bugs_are_not_taken_for_lack_of_memory(run):
+    def losses(model, batch, config):
+        raise RuntimeError("a bug")
+        yield
+
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        run(system=dataclasses.replace(toy.TOY, losses=losses))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named(run, tmp_path, workers):
+    with pytest.raises(InputError) as error:
+        run("data.unreadable=3", f"run.workers={workers}")
+    message = str(error.value)
+    assert message.startswith("cannot read scene/3.png: it is truncated; copy it again (at step ")
+    assert "Traceback" not in message
+
+
+def test_a_worker_that_dies_is_said(run):
+    class Deadly(toy.ToySamples):
+        def __getitem__(self, key):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    system = dataclasses.replace(toy.TOY, samples=lambda config: toy.Data(Deadly(config)), validate=None)
+    with pytest.raises(TrainingError, match=r"at step 1: DataLoader worker .*lower run\.workers"):
+        run("run.workers=1", system=system)
+
+
+def test_batches_that_cannot_be_divided(run):
+    with pytest.raises(
+        InputError, match=r"batch 4 cannot be divided among 1 processes in 3 parts each; .*multiple of 3"
+    ):
+        run("accumulate=3")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(run):
+    with pytest.raises(InputError, match=r"run\.device is cuda, but torch finds no GPU"):
+        run("run.device=cuda")
+
+
+# ---- TensorBoard ---------------------------------------------------------------------------------------------------
+
+
+def test_missing_tensorboard_is_one_warning(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    for name in [name for name in sys.modules if name.startswith(("torch.utils.tensorboard", "tensorboard."))]:
+        monkeypatch.delitem(sys.modules, name)
+    told = []
+    run("run.tensorboard=true", "steps=2", told=told)
+    assert told == ["tensorboard is not installed: only CSV logs are written; pip install 'hdrops[train]'"]
+    assert not (tmp_path / "run/tensorboard").exists()
+
+
+def test_tensorboard_has_the_rows(run, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    interrupt_at(run, 5, signal.SIGTERM, "run.tensorboard=true")
+    run("run.tensorboard=true")
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("training/loss")] == [3, 6, 9, 12]
+    losses = [float(row["loss"]) for row in rows(tmp_path / "run/metrics.csv")]
+    assert [event.value for event in events.Scalars("training/loss")] == pytest.approx(losses, rel=1e-6)
+    assert [event.step for event in events.Scalars("validation/mse")] == [5, 10, 12]
+    assert [event.step for event in events.Images("validation")] == [5, 10, 12]
