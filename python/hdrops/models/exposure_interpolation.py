@@ -244,7 +244,7 @@ class LRL(nn.Module):
 
     @property
     def radius(self) -> int:
-        """How far a pixel's receptive field reaches: 10 in the paper's 21 x 21."""
+        """How far a pixel's receptive field reaches, 10 in the paper's 21 x 21."""
         return 3 + sum(block.depthwise is not None for block in self.blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -500,7 +500,7 @@ class ExposureInterpolator(nn.Module):
             imf_bright: the intermediate table of the bright image.
 
         Returns:
-            (N, C, H, W), nominally in [0, 1]: float32, or float64 for float64 images.
+            (N, C, H, W), nominally in [0, 1], float32 (float64 for float64 images).
 
         Raises:
             TypeError, ValueError: what :func:`hdrops.imf_fuse` raises, or images that are neither RGB nor grey.
