@@ -429,10 +429,12 @@ def test_saturation_of_the_estimate() -> None:
 def test_images_in_channels_last() -> None:
     dark, bright = (image.contiguous(memory_format=torch.channels_last) for image in pair())
     made = model("light")
-    actual = made.interpolate(dark, bright)[:, 0]
-    torch.testing.assert_close(
-        actual, made.interpolate(dark.contiguous(), bright.contiguous())[:, 0], rtol=0, atol=1e-6
-    )
+    for steps in (1, 2):
+        actual = made.interpolate(dark, bright, steps)
+        assert all(frame.is_contiguous(memory_format=torch.channels_last) for frame in actual.unbind(1))
+        expected = made.interpolate(dark.contiguous(), bright.contiguous(), steps)
+        assert expected.is_contiguous()
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
 def test_no_images() -> None:
@@ -623,7 +625,8 @@ def edited(folder: pathlib.Path, change: Callable[[dict[str, Any]], Any]) -> Non
         (lambda c: c.update(network=5), "network must be an object"),
         (lambda c: c.update(inputs="x3"), "inputs must be a list"),
         (lambda c: c.update(inputs=["middle"]), "inputs must be some of x3, dark and bright"),
-        (lambda c: c.update(low=["a", "b"]), "config.json: "),
+        (lambda c: c.update(low=["a", "b"]), "low must be two finite, increasing code values"),
+        (lambda c: c.update(inputs=[["x3"]]), "inputs must be some of x3, dark and bright"),
         (lambda c: c["network"].update(hidden=9), r"blocks\.0\.expand\.weight has shape \(8, 8, 1, 1\)"),
         (lambda c: c["network"].update(blocks="LR"), "unknown weights"),
         (lambda c: c["network"].update(blocks="LRLL"), "missing weights"),

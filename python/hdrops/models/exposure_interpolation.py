@@ -46,6 +46,14 @@ def _check_range(image: Tensor, name: str) -> None:
         raise ValueError(f"{name} must lie in [0, 1]; scale it by its maximum, or tone it to display range first")
 
 
+def _check_channels(image: Tensor) -> None:
+    if image.dim() != 4 or image.shape[1] not in (1, COLOURS):
+        raise ValueError(
+            f"images must be (N, C, H, W) with 3 channels, or 1 for grey, got shape {tuple(image.shape)}; "
+            "drop an alpha channel"
+        )
+
+
 def _maps(
     dark: Tensor,
     bright: Tensor,
@@ -244,7 +252,7 @@ class LRL(nn.Module):
 
     @property
     def radius(self) -> int:
-        """How far a pixel's receptive field reaches: 10 in the paper's 21 x 21."""
+        """How far a pixel's receptive field reaches, 10 in the paper's 21 x 21."""
         return 3 + sum(block.depthwise is not None for block in self.blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -380,13 +388,15 @@ class ExposureInterpolatorConfig:
     high: tuple[float, float] = (200.0, 250.0)
 
     def __post_init__(self) -> None:
-        if not self.inputs or len(set(self.inputs)) != len(self.inputs) or set(self.inputs) - set(get_args(Input)):
+        known = get_args(Input)
+        if not self.inputs or any(self.inputs.count(name) > 1 or name not in known for name in self.inputs):
             raise ValueError(f"inputs must be some of x3, dark and bright, each once, got {self.inputs!r}")
         if type(self.residual) is not bool:
             raise ValueError(f"residual must be true or false, got {self.residual!r}")
         for name in ("low", "high"):
             ends = getattr(self, name)
-            if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+            numbers = len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+            if not numbers or not -math.inf < ends[0] < ends[1] < math.inf:
                 raise ValueError(f"{name} must be two finite, increasing code values, got {ends!r}")
         channels = COLOURS * len(self.inputs)
         if self.network.in_channels != channels or self.network.out_channels != COLOURS:
@@ -500,7 +510,7 @@ class ExposureInterpolator(nn.Module):
             imf_bright: the intermediate table of the bright image.
 
         Returns:
-            (N, C, H, W), nominally in [0, 1]: float32, or float64 for float64 images.
+            (N, C, H, W), nominally in [0, 1], float32 (float64 for float64 images).
 
         Raises:
             TypeError, ValueError: what :func:`hdrops.imf_fuse` raises, or images that are neither RGB nor grey.
@@ -510,11 +520,7 @@ class ExposureInterpolator(nn.Module):
     def _compensated(
         self, dark: Tensor, bright: Tensor, imf_dark: Tensor, imf_bright: Tensor, network: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        if dark.dim() != 4 or dark.shape[1] not in (1, COLOURS):
-            raise ValueError(
-                f"images must be (N, C, H, W) with 3 channels, or 1 for grey, got shape {tuple(dark.shape)}; "
-                "drop an alpha channel"
-            )
+        _check_channels(dark)
         if dark.dtype in CODE_DTYPES:
             x3 = imf_fuse(
                 dark,
@@ -569,7 +575,7 @@ class ExposureInterpolator(nn.Module):
                 what suits the device. It changes the result by rounding errors of float32 alone.
 
         Returns:
-            (N, steps, C, H, W), dark to bright, of the images' dtype; codes are rounded half to even.
+            (N, steps, C, H, W), dark to bright, of the images' dtype and memory format; codes are rounded half to even.
 
         Raises:
             TypeError, ValueError: images of other shapes or dtypes, float images outside [0, 1], or arguments out of
@@ -584,21 +590,25 @@ class ExposureInterpolator(nn.Module):
             if image.device != home:
                 raise ValueError(f"{name} is on {image.device}, the model on {home}; move one of them")
             _check_range(image, name)
+        _check_channels(dark)
         if dark.shape != bright.shape:
             raise ValueError(f"dark {tuple(dark.shape)} and bright {tuple(bright.shape)} must have one shape")
         maps = _maps(dark, bright, ratio, gamma, crf, imf)
         network = self.network.folded()
         side = _tile(dark) if tile is None else tile
-        results = []
-        for i in range(1, steps + 1):
-            tables = maps(i / (steps + 1))
+        n, c, h, w = dark.shape
+        if dark.is_contiguous(memory_format=torch.channels_last) and not dark.is_contiguous():
+            result = dark.new_empty(n, steps, h, w, c).permute(0, 1, 4, 2, 3)
+        else:
+            result = dark.new_empty(n, steps, c, h, w)
+        for i in range(steps):
+            tables = maps((i + 1) / (steps + 1))
 
             def frame(dark: Tensor, bright: Tensor, tables: tuple[Tensor, Tensor] = tables) -> Tensor:
                 return _store(self._compensated(dark, bright, *tables, network), dark.dtype)
 
-            out = keep_format(torch.empty(dark.shape, dtype=dark.dtype, device=dark.device), dark)
-            results.append(tiled(frame, (dark, bright), out, tile=side, halo=self.network.radius))
-        return torch.stack(results, 1)
+            tiled(frame, (dark, bright), result[:, i], tile=side, halo=self.network.radius)
+        return result
 
 
 def insert_exposures(bracket: Tensor, model: ExposureInterpolator | None = None, steps: int = 1) -> Tensor:
