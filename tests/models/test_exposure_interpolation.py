@@ -192,7 +192,7 @@ def test_overfits_a_real_bracket() -> None:
     assert value.item() < 0.6 * before
 
 
-@pytest.mark.parametrize(
+networks = pytest.mark.parametrize(
     "config",
     [
         LRLConfig(),
@@ -204,6 +204,24 @@ def test_overfits_a_real_bracket() -> None:
     ],
     ids=["paper", "paper with the last 3x3", "light", "tiny", "shortcuts", "one block"],
 )
+
+
+@networks
+def test_gradients_pass_through_the_folded_network(config: LRLConfig) -> None:
+    torch.manual_seed(3)
+    network = LRL(config).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x = torch.rand(2, config.in_channels, 9, 12, dtype=torch.float64, requires_grad=True)
+    leaves = [x, *network.parameters()]
+    upstream = torch.rand(2, config.out_channels, 9, 12, dtype=torch.float64)
+    expected = torch.autograd.grad(network(x), leaves, upstream)
+    actual = torch.autograd.grad(network.folded()(x), leaves, upstream)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@networks
 @torch.no_grad()
 def test_folded_and_tiled_equal_the_network(config: LRLConfig) -> None:
     """With biases, whose fold is another at the image's border; to 1e-12 in float64."""

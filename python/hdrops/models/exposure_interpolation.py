@@ -271,10 +271,11 @@ class LRL(nn.Module):
         return residual
 
     def folded(self) -> Callable[[Tensor], Tensor]:
-        """The same function of x for inference, with its present weights, at about half the arithmetic.
+        """The same function of x, with the present weights, at about half the arithmetic.
 
         Between the ReLU of one bottleneck and that of the next there are only 1 x 1 layers: they are multiplied out,
-        and so is the last bottleneck's with the last convolution. Results differ by rounding errors alone.
+        and so is the last bottleneck's with the last convolution. Results differ by rounding errors alone, and so do
+        gradients, which pass through the products to the parameters.
         """
         return _Folded(self)
 
@@ -317,14 +318,14 @@ class _Folded:
         kept = network.tail.weight
 
         def ready(weight: Tensor) -> Tensor:
-            return weight.detach().to(kept.dtype).contiguous(memory_format=torch.channels_last)
+            return weight.to(kept.dtype).contiguous(memory_format=torch.channels_last)
 
         def matrix(layer: nn.Conv2d) -> Tensor:
-            return layer.weight.detach().double().flatten(1)
+            return layer.weight.double().flatten(1)
 
         def offset(layer: nn.Conv2d) -> Tensor:
             assert layer.bias is not None
-            return layer.bias.detach().double()
+            return layer.bias.double()
 
         self.first = [(ready(layer.weight), layer.bias) for layer in (network.head, network.stem)]
         self.layers: list[tuple[Tensor, Tensor, nn.Conv2d | None, bool]] = []
@@ -343,7 +344,7 @@ class _Folded:
             )
             term, constant = matrix(block.project), offset(block.project)
             terms, bias = ([*terms, term], bias + constant) if block.shortcut else ([term], constant)
-        tail = kept.detach().double()
+        tail = kept.double()
         self.last = ready(torch.cat([torch.einsum("ofyx,fh->ohyx", tail, term) for term in terms], 1))
         self.last_bias = network.tail.bias
         self.taps = torch.einsum("ofyx,f->oyx", tail, bias)[:, None].to(kept.dtype)
@@ -515,7 +516,7 @@ class ExposureInterpolator(nn.Module):
         Raises:
             TypeError, ValueError: what :func:`hdrops.imf_fuse` raises, or images that are neither RGB nor grey.
         """
-        return self._compensated(dark, bright, imf_dark, imf_bright, self.network)
+        return self._compensated(dark, bright, imf_dark, imf_bright, self.network.folded())
 
     def _compensated(
         self, dark: Tensor, bright: Tensor, imf_dark: Tensor, imf_bright: Tensor, network: Callable[[Tensor], Tensor]
