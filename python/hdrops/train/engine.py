@@ -412,6 +412,7 @@ class _Run:
         model = self.folder / MODEL
         if done and self.processes.first:
             self.system.export(self._trained(), model)
+        self.processes.anywhere(False)  # all end together: torchrun ends the others once one has gone wrong
         return Outcome(
             self.step,
             model if done else None,
