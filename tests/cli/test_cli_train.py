@@ -95,7 +95,10 @@ def test_the_paper_is_the_default(hdrops):
         ("model.inputs=['x3', 'x3']", ["model: inputs must be some of x3, dark and bright, each once"]),
         ("data.held_out_scenes=['room9']", ["data: held_out names 'room9'"]),
         ("data.synthesis.distance=[6, 2]", ["data: distance must be positive stops"]),
-        ("data.synthesis.responses=['flat']", ["unknown family of responses 'flat'"]),
+        (
+            "data.synthesis.responses=['flat']",
+            ["data.synthesis.responses: should be some of gamma, srgb", "got ('flat',)"],
+        ),
         ("data.synthesis.emor='/missing.txt'", ["missing.txt"]),
         ("data.patch=[600, 900]", ["data: patch (600, 900) must fit into the frame"]),
         ("data.validation=['/missing']", ["/missing does not exist"]),

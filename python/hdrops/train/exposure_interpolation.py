@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -83,6 +83,13 @@ class SynthesisConfig(Section):
     )
     emor: str = Field(default="", description="file of the EMoR basis, for one more family")
     jpeg: float = Field(default=0.5, ge=0, le=1, description="share of cameras that write JPEG")
+
+    @field_validator("responses")
+    @classmethod
+    def _known(cls, responses: tuple[str, ...]) -> tuple[str, ...]:
+        if set(responses) - set(RESPONSE_FAMILIES):
+            raise ValueError(f"should be some of {', '.join(RESPONSE_FAMILIES)}")
+        return responses
 
 
 class DataConfig(Section):
