@@ -97,7 +97,7 @@ def test_the_paper_is_the_default(hdrops):
         ("data.synthesis.distance=[6, 2]", ["data: distance must be positive stops"]),
         (
             "data.synthesis.responses=['flat']",
-            ["data.synthesis.responses: should be some of gamma, srgb", "got ('flat',)"],
+            ["data.synthesis.responses: should be some of gamma, srgb", "got ['flat']"],
         ),
         ("data.synthesis.emor='/missing.txt'", ["missing.txt"]),
         ("data.patch=[600, 900]", ["data: patch (600, 900) must fit into the frame"]),
@@ -189,7 +189,7 @@ def test_without_validation(hdrops, hdr_images, tmp_path):
 
 
 def interrupted_at(monkeypatch, step, number):
-    """Send a signal to this process at some step's validation or loss."""
+    """Send a signal to this process when the loss of a step is computed."""
     from hdrops.train import exposure_interpolation as system
 
     losses, calls = system.losses, itertools.count(1)
@@ -203,18 +203,26 @@ def interrupted_at(monkeypatch, step, number):
     monkeypatch.setattr(system, "SYSTEM", type(system.SYSTEM)(**(vars(system.SYSTEM) | replaced)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interruption(hdrops, hdr_images, tmp_path, monkeypatch, number):
-    command = ["train", SYSTEM, *SHORT, "--data", hdr_images, "--out", tmp_path / "run"]
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 3), (signal.SIGTERM, 5)])
+def test_interruption(hdrops, hdr_images, tmp_path, monkeypatch, number, step):
+    command = ["train", SYSTEM, *SHORT, "--set", "ema=0.9", "--data", hdr_images, "--out"]
+    assert hdrops(*command, tmp_path / "whole").code == 0
     with monkeypatch.context() as context:
-        interrupted_at(context, 5, number)
-        done = hdrops(*command)
+        interrupted_at(context, step, number)
+        done = hdrops(*command, tmp_path / "run")
     assert (done.code, done.stdout) == (128 + number, "")
     assert done.stderr.splitlines()[-1] == (
-        f"{number.name}: stopped after step 5 of 6, which {tmp_path / 'run/checkpoints/step-000005'} holds; "
+        f"{number.name}: stopped after step {step} of 6, which {tmp_path}/run/checkpoints/step-00000{step} holds; "
         "the same command resumes"
     )
-    assert hdrops(*command).stdout.startswith("1 step in ")
+    assert hdrops(*command, tmp_path / "run").code == 0
+    last = "checkpoints/step-000006"
+    for name in (f"{last}/model", f"{last}/optimizer", f"{last}/ema", f"{last}/rng", "model/model"):
+        assert (tmp_path / f"run/{name}.safetensors").read_bytes() == (
+            tmp_path / f"whole/{name}.safetensors"
+        ).read_bytes()
+    for name in ("metrics.csv", "validation.csv", "model/config.json", "data.json"):
+        assert (tmp_path / "run" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
 def test_a_loss_that_is_not_finite(hdrops, hdr_images, tmp_path):

@@ -107,5 +107,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--serve":
         serve()
     else:
-        outcome = run(sys.argv[1], sys.argv[2:])
-        print(outcome.step, flush=True)
+        os.write(1, f"{run(sys.argv[1], sys.argv[2:]).step}\n".encode())
