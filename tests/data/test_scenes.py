@@ -19,16 +19,18 @@ def test_every_folder_with_images_is_a_scene(tmp_path):
     touch(
         tmp_path / "b" / "1.PNG",
         tmp_path / "a" / "x.jpg",
-        tmp_path / "a" / "deeper" / "y.nef",
+        tmp_path / "a" / "part of it" / "y.png",
+        tmp_path / "c" / "deep" / "y.nef",
         tmp_path / "notes" / "readme.txt",
         tmp_path / ".cache" / "thumb.png",
         tmp_path / "b" / ".hidden.png",
     )
     (tmp_path / "empty").mkdir()
     found = find_scenes(tmp_path)
-    assert found == [tmp_path / "a", tmp_path / "a" / "deeper", tmp_path / "b"]
+    assert found == [tmp_path / "a", tmp_path / "b", tmp_path / "c" / "deep"]
     # A scene itself, one found twice, and text paths.
-    assert find_scenes([str(tmp_path / "b"), tmp_path]) == [found[2], found[0], found[1]]
+    assert find_scenes([str(tmp_path / "b"), tmp_path]) == [found[1], found[0], found[2]]
+    assert find_scenes(str(tmp_path / "c")) == found[2:]
 
 
 def test_absent_folder(tmp_path):
@@ -43,12 +45,12 @@ def test_names_are_short_but_tell_apart():
 
 
 def test_split_by_share_depends_on_names_alone():
-    scenes = [f"/data/scene{k}" for k in range(50)]
+    scenes = [pathlib.Path(f"/data/scene{k}") for k in range(50)]
     train, held = split_scenes(scenes, 0.2, seed=3)
     assert len(held) == 10
     assert sorted(train + held) == sorted(scenes)
-    moved = [pathlib.Path(scene.replace("/data", "/elsewhere/new")) for scene in reversed(scenes)]
-    assert {path.name for path in split_scenes(moved, 0.2, seed=3)[1]} == {pathlib.Path(s).name for s in held}
+    moved = [f"/elsewhere/new/{scene.name}" for scene in reversed(scenes)]
+    assert {path.name for path in split_scenes(moved, 0.2, seed=3)[1]} == {path.name for path in held}
     assert split_scenes(scenes, 0.2, seed=4)[1] != held
 
 
@@ -57,7 +59,7 @@ def test_split_keeps_scenes_of_one_name_together():
     for seed in range(10):
         train, held = split_scenes(scenes, 0.3, seed)
         assert len(held) == 6
-        assert {s[2:] for s in train}.isdisjoint({s[2:] for s in held})
+        assert {path.name for path in train}.isdisjoint(path.name for path in held)
 
 
 def test_split_leaves_both_sides_something():
@@ -67,7 +69,9 @@ def test_split_leaves_both_sides_something():
 
 def test_split_by_names():
     scenes = ["x/church.hdr", "x/dot.ted", "y/lake"]
-    assert split_scenes(scenes, ["church", "dot.ted"]) == (["y/lake"], ["x/church.hdr", "x/dot.ted"])
+    train, held = split_scenes(scenes, ["church", "dot.ted"])
+    assert [*map(str, train)] == ["y/lake"]
+    assert [*map(str, held)] == ["x/church.hdr", "x/dot.ted"]
     with pytest.raises(ValueError, match="'sea', which is not among the 3 scenes"):
         split_scenes(scenes, ["sea"])
 

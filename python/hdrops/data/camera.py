@@ -110,7 +110,9 @@ def _evened(image: Tensor) -> Tensor:
         index = (place % width).expand(3, -1, -1)
         return sums.gather(-1, index) + total * (place.div(width, rounding_mode="floor"))
 
-    return ((up_to(column + radius + 1) - up_to(column - radius)) / (2 * radius + 1)).clamp(min=0).float()
+    even = ((up_to(column + radius + 1) - up_to(column - radius)) / (2 * radius + 1)).clamp(min=0).float()
+    # Differences of sums would lose dim columns beside the sun.
+    return torch.where(radius > 0, even, image)
 
 
 class Panorama:

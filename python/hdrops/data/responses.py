@@ -152,7 +152,8 @@ def contrast_response(
         raise ValueError(f"shift must be finite, got {shift}")
     u = _clipped(exposure) ** gamma
     rising = u**contrast
-    return rising / (rising + 2.0**shift * (1 - u) ** contrast)
+    bent: Tensor = rising / (rising + 2.0**shift * (1 - u) ** contrast)
+    return bent
 
 
 def polynomial_response(
@@ -350,26 +351,33 @@ RESPONSE_FAMILIES: dict[str, Callable[[np.random.Generator], Response]] = {
 }
 
 
+# Of pictures as cameras write them, few follow a plain power or sRGB: most have the S of a picture style.
+_WEIGHTS = {"gamma": 1.0, "srgb": 1.0, "sigmoid": 2.0, "log": 2.0, "contrast": 4.0, "polynomial": 2.0}
+_EMOR_WEIGHT = 4.0
+
+
 def draw_response(
     generator: np.random.Generator,
     families: Sequence[str] = tuple(RESPONSE_FAMILIES),
     emor: EmpiricalResponses | None = None,
 ) -> Response:
-    """A random camera response: first its family, each as likely as the others, then its parameters.
+    """A random camera response: first its family, by the weights of those asked for, then its parameters.
 
-    ========== ==============================================================================================
-    gamma      1/gamma ~ U(1.6, 2.8)
-    srgb       no parameters
-    sigmoid    a ~ N(0.6, 0.1), n ~ N(0.9, 0.1), as HDRCNN draws them
-    log        log10(scale) ~ U(0.7, 2), power ~ U(0.85, 1.2)
-    contrast   contrast ~ U(1, 2), shift ~ N(0, 0.4), 1/gamma ~ U(1.8, 2.6)
-    polynomial five steps of the coefficients from a symmetric Dirichlet distribution (6), 1/gamma ~ U(1.8, 2.4)
-    ========== ==============================================================================================
+    ========== ====== ========================================================================================
+    family     weight parameters
+    ========== ====== ========================================================================================
+    gamma      1      1/gamma ~ U(1.6, 2.8)
+    srgb       1      none
+    sigmoid    2      a ~ N(0.6, 0.1), n ~ N(0.9, 0.1), as HDRCNN draws them
+    log        2      log10(scale) ~ U(0.7, 2), power ~ U(0.85, 1.2)
+    contrast   4      contrast ~ U(1, 2), shift ~ N(0, 0.4), 1/gamma ~ U(1.8, 2.6)
+    polynomial 2      five steps of the coefficients ~ a symmetric Dirichlet distribution (6), 1/gamma ~ U(1.8, 2.4)
+    ========== ====== ========================================================================================
 
     Args:
         generator: the source of randomness.
         families: names of the above, at least one unless ``emor`` is given.
-        emor: the empirical model, one more family where given (:meth:`EmpiricalResponses.draw`).
+        emor: the empirical model, one more family of weight 4 where given (:meth:`EmpiricalResponses.draw`).
 
     Returns:
         The response.
@@ -381,8 +389,11 @@ def draw_response(
     if unknown:
         raise ValueError(f"unknown family of responses {unknown[0]!r}; known are {', '.join(RESPONSE_FAMILIES)}")
     draws = [RESPONSE_FAMILIES[name] for name in families]
+    weights = [_WEIGHTS[name] for name in families]
     if emor is not None:
         draws.append(emor.draw)
+        weights.append(_EMOR_WEIGHT)
     if not draws:
         raise ValueError("families must name at least one family of responses, or emor be given")
-    return draws[int(generator.integers(len(draws)))](generator)
+    place = generator.random() * sum(weights)
+    return draws[int(np.searchsorted(np.cumsum(weights)[:-1], place, "right"))](generator)

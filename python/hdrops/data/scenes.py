@@ -6,12 +6,11 @@ import collections
 import hashlib
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from hdrops.io import IMAGE_ENDINGS, RAW_ENDINGS, InputError
 
-Place = TypeVar("Place", bound=str | os.PathLike[str])
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -22,15 +21,16 @@ def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
     )
 
 
-def listed(places: str | os.PathLike[str] | Iterable[Place]) -> list[pathlib.Path]:
+def listed(places: Paths) -> list[pathlib.Path]:
     """One path or several, as a list."""
-    if isinstance(places, str | os.PathLike):
-        return [pathlib.Path(places)]
-    return [pathlib.Path(place) for place in places]
+    given = [places] if isinstance(places, str | os.PathLike) else places
+    return [pathlib.Path(place) for place in given]
 
 
-def find_scenes(folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[pathlib.Path]:
-    """The scenes below some folders: every folder that holds image files, at any depth, is one.
+def find_scenes(folders: Paths) -> list[pathlib.Path]:
+    """The scenes below some folders: every folder that holds image files is one, at any depth.
+
+    Below a folder of images nothing is looked for, so that no scene is part of another.
 
     Args:
         folders: one folder or several; a folder of images is a scene itself. Hidden folders are left out.
@@ -46,13 +46,18 @@ def find_scenes(folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str
         if not root.is_dir():
             raise InputError(f"{root} is no folder; give the folder of one scene or of several")
         try:
-            below = [root, *sorted(path for path in root.rglob("*") if path.is_dir())]
-            for folder in below:
-                if not any(part.startswith(".") for part in folder.relative_to(root).parts) and images_in(folder):
-                    found[folder] = None
+            found |= dict.fromkeys(_scenes_below(root))
         except OSError as error:
             raise InputError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
     return list(found)
+
+
+def _scenes_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    if images_in(folder):
+        yield folder
+        return
+    for below in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
+        yield from _scenes_below(below)
 
 
 def scene_names(places: Sequence[pathlib.Path]) -> list[str]:
@@ -68,8 +73,8 @@ def scene_names(places: Sequence[pathlib.Path]) -> list[str]:
 
 
 def split_scenes(
-    scenes: Iterable[Place], held_out: float | Collection[str] = 0.2, seed: int = 0
-) -> tuple[list[Place], list[Place]]:
+    scenes: Paths, held_out: float | Collection[str] = 0.2, seed: int = 0
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Divide scenes into those to train with and those held out: whole scenes, never single files.
 
     A scene is known by its name, the last part of its path without the ending of an image: scenes of one name stay
@@ -87,8 +92,8 @@ def split_scenes(
     Raises:
         ValueError: a share out of range, a name that is not among the scenes, or fewer than two scenes to share out.
     """
-    places = list(scenes)
-    names = [_name(place) for place in places]
+    places = listed(scenes)
+    names = [path.stem if path.suffix.lower() in IMAGE_ENDINGS else path.name for path in places]
     known = set(names)
     if isinstance(held_out, int | float):
         if not 0 < held_out < 1:
@@ -102,12 +107,7 @@ def split_scenes(
         missing = sorted(kept_out - known)
         if missing:
             raise ValueError(f"held_out names {missing[0]!r}, which is not among the {len(known)} scenes")
-    pairs = list(zip(places, names, strict=True))
-    return [place for place, name in pairs if name not in kept_out], [
-        place for place, name in pairs if name in kept_out
-    ]
-
-
-def _name(place: str | os.PathLike[str]) -> str:
-    path = pathlib.Path(place)
-    return path.stem if path.suffix.lower() in IMAGE_ENDINGS else path.name
+    sides: tuple[list[pathlib.Path], list[pathlib.Path]] = ([], [])
+    for place, name in zip(places, names, strict=True):
+        sides[name in kept_out].append(place)
+    return sides

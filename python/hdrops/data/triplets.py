@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
-from hdrops.data.scenes import find_scenes, images_in, listed, scene_names
+from hdrops.data.scenes import Paths, find_scenes, images_in, scene_names
 from hdrops.io import InputError, read_bracket, read_image
 from hdrops.ops.imf import estimate_imf, intermediate_imf
 
@@ -46,6 +46,24 @@ FRACTIONS: Mapping[float, float] = {1 / 2: 0.6, 1 / 3: 0.1, 2 / 3: 0.1, 1 / 4: 0
 
 
 # ---- what both have in common ------------------------------------------------------------------------------------
+
+
+class UnreadableImage(InputError):
+    """A file that could be read when the dataset was made, but not when a sample was asked for.
+
+    A loader hands on the error of a worker process as a text that ends with the traceback there, whose last line is the
+    message: the rest is cut off.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{UnreadableImage.__name__}: ")[2])
+
+
+def _pixels_again(path: pathlib.Path) -> Tensor:
+    try:
+        return read_image(path).pixels
+    except InputError as error:
+        raise UnreadableImage(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -64,7 +82,7 @@ def _one_thread() -> Iterator[None]:
 
 def _key(item: int | tuple[int, int], length: int) -> tuple[int, int]:
     """(epoch, index) of an item."""
-    epoch, index = (map(operator.index, item)) if isinstance(item, tuple) else (0, operator.index(item))
+    epoch, index = map(operator.index, item) if isinstance(item, tuple) else (0, operator.index(item))
     if epoch < 0:
         raise IndexError(f"an epoch must not be negative, got {epoch}")
     if not 0 <= index < length:
@@ -183,7 +201,9 @@ class Triplet:
 
     Attributes:
         scene: its name.
-        dark, target, bright: the files.
+        dark: the file of the darkest.
+        target: the file of the one between.
+        bright: the file of the brightest.
         distance: from dark to bright, in stops.
         fraction: place of the target between them, 0 = dark, 1 = bright.
     """
@@ -197,7 +217,7 @@ class Triplet:
 
 
 class BracketTriplets(Dataset[Sample]):
-    """Triplets from photographed brackets. Every folder with images, at any depth, is a scene (:func:`find_scenes`).
+    """Triplets from photographed brackets. Every folder with images is a scene (:func:`find_scenes`).
 
     A triplet is any three frames of a scene of which the outer two are ``distance`` stops apart and the third lies
     halfway, both within the tolerance. Item i shows triplet i modulo their number. Frames of 16 bits are reduced to 8;
@@ -231,7 +251,7 @@ class BracketTriplets(Dataset[Sample]):
 
     def __init__(
         self,
-        folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        folders: Paths,
         *,
         distance: float = 4.0,
         tolerance: float = 0.25,
@@ -271,7 +291,7 @@ class BracketTriplets(Dataset[Sample]):
                 self.triplets.append(triplet)
                 with _one_thread():
                     self._tables.append(_tables(frames[triplet.dark], frames[triplet.bright], fraction))
-            size = sum(frame.untyped_storage().nbytes() for frame in frames.values())
+            size = next(iter(frames.values())).untyped_storage().nbytes()  # which all frames share
             if size <= cache_bytes:
                 cache_bytes -= size
                 self._frames |= frames
@@ -299,7 +319,7 @@ class BracketTriplets(Dataset[Sample]):
 
     def _frame(self, path: pathlib.Path) -> Tensor:
         kept = self._frames.get(path)
-        return kept if kept is not None else _eight_bits(read_image(path).pixels, path.name)
+        return kept if kept is not None else _eight_bits(_pixels_again(path), path.name)
 
 
 def _eight_bits(pixels: Tensor, name: str) -> Tensor:
@@ -421,7 +441,7 @@ class SyntheticTriplets(Dataset[Sample]):
         skipped: dict[str, str] = {}
         for name, source in _linear_sources(images):
             try:
-                scene = self._open(source)
+                scene = self._open(source if isinstance(source, Tensor) else read_image(source).pixels)
             except (InputError, ValueError, TypeError) as error:
                 skipped[name] = str(error)
                 continue
@@ -433,8 +453,7 @@ class SyntheticTriplets(Dataset[Sample]):
                 self._sources.append(scene)
         _report(skipped, len(self.scenes), "HDR image")
 
-    def _open(self, source: pathlib.Path | Tensor) -> Panorama | LinearPhotograph:
-        image = source if isinstance(source, Tensor) else read_image(source).pixels
+    def _open(self, image: Tensor) -> Panorama | LinearPhotograph:
         height, width = image.shape[-2:]
         if self._panorama if self._panorama is not None else width == 2 * height:
             return Panorama(image, narrowest=(self._fov[0], self._frame[1]))
@@ -449,7 +468,7 @@ class SyntheticTriplets(Dataset[Sample]):
         epoch, index = _key(item, self._length)
         source = self._sources[index % len(self._sources)]
         with _one_thread():
-            scene = self._open(source) if isinstance(source, pathlib.Path) else source
+            scene = self._open(_pixels_again(source)) if isinstance(source, pathlib.Path) else source
             generator = _generator(self._seed, epoch, index)
             if isinstance(scene, Panorama):
                 radiance = scene.draw(generator, *self._frame, fov=self._fov)
@@ -476,13 +495,11 @@ def _linear_sources(
         if isinstance(entry, Tensor):
             sources.append(entry)
             continue
-        for path in listed(entry):
-            if not path.is_dir():
-                sources.append(path)
-                continue
-            sources += sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in _LINEAR_ENDINGS and file.is_file()
-            )
+        path = pathlib.Path(entry)
+        if not path.is_dir():
+            sources.append(path)
+            continue
+        sources += sorted(file for file in path.rglob("*") if file.suffix.lower() in _LINEAR_ENDINGS and file.is_file())
     paths = [source for source in sources if isinstance(source, pathlib.Path)]
     names = iter(scene_names(paths))
     return [
