@@ -192,6 +192,74 @@ def test_overfits_a_real_bracket() -> None:
     assert value.item() < 0.6 * before
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        LRLConfig(),
+        LRLConfig(last_depthwise=True),
+        LRLConfig.preset("light"),
+        LRLConfig.preset("tiny"),
+        LRLConfig(stem=16, features=16, blocks="RRLRR"),
+        LRLConfig(in_channels=6, stem=8, hidden=24, features=8, blocks="L", out_channels=2),
+    ],
+    ids=["paper", "paper with the last 3x3", "light", "tiny", "shortcuts", "one block"],
+)
+@torch.no_grad()
+def test_folded_and_tiled_equal_the_network(config: LRLConfig) -> None:
+    """With biases, whose fold is another at the image's border; to 1e-12 in float64."""
+    torch.manual_seed(0)
+    network = LRL(config).double()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.normal_(layer.bias, 0, 0.3)
+    for size in ((1, 1), (2, 9), (31, 40)):
+        x = torch.rand(2, config.in_channels, *size, dtype=torch.float64, generator=generator())
+        expected = network(x)
+        torch.testing.assert_close(network.folded()(x), expected, rtol=1e-12, atol=1e-12)
+        for tile in (None, 11, (7, 40)):
+            torch.testing.assert_close(network.predict(x, tile=tile), expected, rtol=1e-12, atol=1e-12)
+        actual = network.float().predict(x.float())
+        torch.testing.assert_close(actual, expected.float(), rtol=1e-5, atol=1e-5)
+        network.double()
+
+
+@torch.no_grad()
+def test_predict_follows_the_weights_and_keeps_the_layout() -> None:
+    network = model("light").network
+    x = torch.rand(1, 3, 20, 30, generator=generator())
+    before = network.predict(x)
+    assert before.is_contiguous()
+    last = network.predict(x.contiguous(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, before, rtol=0, atol=1e-6)
+    network.tail.weight.mul_(2)
+    network.tail.bias.mul_(2)
+    torch.testing.assert_close(network.predict(x), 2 * before)
+    with pytest.raises(ValueError, match=r"x must be \(N, 3, H, W\), got shape \(1, 4, 20, 30\)"):
+        network.predict(torch.zeros(1, 4, 20, 30))
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("inputs", [("x3",), ("x3", "dark", "bright")])
+@torch.no_grad()
+def test_tiled_equals_whole_at_12_megapixels(inputs: Any) -> None:
+    """The network of the paper, in bands of the whole width with a halo twice as large as needed."""
+    import resource
+
+    images = pair(3000, 4000, dtype=torch.uint8)
+    made = model("paper", inputs=inputs)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    actual = made.interpolate(*(image.float() / 255 for image in images), ratio=16.0)[:, 0]
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < 1024, f"{grown:.0f} MiB"
+    halo = 2 * made.network.radius
+    for top in range(0, 3000, 500):
+        rows = slice(max(top - halo, 0), top + 500 + halo)
+        band = made(*(image[:, :, rows] for image in images), *tables()).clamp(0, 1)
+        whole = band[:, :, top - rows.start :][:, :, :500]
+        assert (actual[:, :, top : top + 500] - whole).abs().max() <= 1e-5
+
+
 def test_gradients_reach_images_and_tables() -> None:
     dark, bright = (image.double().requires_grad_() for image in pair(8, 9))
     imf = [table.double().requires_grad_() for table in tables()]
@@ -361,10 +429,12 @@ def test_saturation_of_the_estimate() -> None:
 def test_images_in_channels_last() -> None:
     dark, bright = (image.contiguous(memory_format=torch.channels_last) for image in pair())
     made = model("light")
-    actual = made.interpolate(dark, bright)[:, 0]
-    torch.testing.assert_close(
-        actual, made.interpolate(dark.contiguous(), bright.contiguous())[:, 0], rtol=0, atol=1e-6
-    )
+    for steps in (1, 2):
+        actual = made.interpolate(dark, bright, steps)
+        assert all(frame.is_contiguous(memory_format=torch.channels_last) for frame in actual.unbind(1))
+        expected = made.interpolate(dark.contiguous(), bright.contiguous(), steps)
+        assert expected.is_contiguous()
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
 def test_no_images() -> None:
@@ -555,7 +625,8 @@ def edited(folder: pathlib.Path, change: Callable[[dict[str, Any]], Any]) -> Non
         (lambda c: c.update(network=5), "network must be an object"),
         (lambda c: c.update(inputs="x3"), "inputs must be a list"),
         (lambda c: c.update(inputs=["middle"]), "inputs must be some of x3, dark and bright"),
-        (lambda c: c.update(low=["a", "b"]), "config.json: "),
+        (lambda c: c.update(low=["a", "b"]), "low must be two finite, increasing code values"),
+        (lambda c: c.update(inputs=[["x3"]]), "inputs must be some of x3, dark and bright"),
         (lambda c: c["network"].update(hidden=9), r"blocks\.0\.expand\.weight has shape \(8, 8, 1, 1\)"),
         (lambda c: c["network"].update(blocks="LR"), "unknown weights"),
         (lambda c: c["network"].update(blocks="LRLL"), "missing weights"),

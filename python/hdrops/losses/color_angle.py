@@ -27,8 +27,9 @@ def color_angle_loss(
         ∠(a, b) = atan2(|a × b|, a · b)
 
     which, unlike the arc cosine, is exact for small angles and has bounded slopes there. A vector shorter than
-    ``floor`` hardly has a direction: its angle counts in the proportion |vector| / floor. The gradient of a pixel is
-    therefore bounded by (1 + π) / floor; it is 0 for a vector of length 0 and for parallel ones (angles below 1e-7).
+    ``floor`` hardly has a direction: its angle counts in the proportion of its length to ``floor``. The gradient of a
+    pixel is therefore bounded by (1 + π) / floor; it is 0 for a vector of length 0 and for parallel ones (angles below
+    1e-7).
 
     Args:
         prediction: (N, 3, H, W), floating point. Negative values are allowed.

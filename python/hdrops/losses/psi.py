@@ -31,7 +31,7 @@ def psi_loss(
 
     Returns:
         The loss in units of ``scale`` (codes, by default), float32 (float64 for float64 images). Differentiable with
-        respect to both arguments, once everywhere and twice but at |z| = c.
+        respect to both arguments, once everywhere and twice but where z is c or -c.
 
     Raises:
         TypeError: values that are not floating point.

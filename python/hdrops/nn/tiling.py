@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor
+
+LARGEST_KEPT = 31 * 2**20  # bytes
 
 
 def tiles(height: int, width: int, tile: int | tuple[int, int]) -> Iterator[tuple[slice, slice]]:
@@ -68,6 +71,8 @@ def tiled(
         raise ValueError(f"images and out must agree in height and width, got {sizes} and {(height, width)}")
     if halo < 0:
         raise ValueError(f"halo must be 0 or more, got {halo}")
+    if out.device.type == "cpu":
+        _keep_freed_memory()
     for rows, columns in tiles(height, width, tile):
         top, left = max(rows.start - halo, 0), max(columns.start - halo, 0)
         bottom, right = min(rows.stop + halo, height), min(columns.stop + halo, width)
@@ -80,3 +85,13 @@ def tiled(
         inner = result[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
         out[..., rows, columns] = inner
     return out
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a tile frees for the next one.
+
+    It returns freed memory to the kernel beyond twice the largest block that it ever mapped by itself and freed, up to
+    32 MiB, and fetching the pages again takes longer than a small network. So such a block is mapped and freed once;
+    its pages are never touched. Other allocators do not mind.
+    """
+    torch.empty(LARGEST_KEPT, dtype=torch.uint8)
