@@ -62,7 +62,8 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        step, steps: done, and in all.
+        step: number of those that are done.
+        steps: number in all.
         began: those that were done when it was resumed; 0 for a new run.
         loss: of the last step.
         lr: its learning rate.
