@@ -26,8 +26,9 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False  # the signature of a class has the types
 # No list of the objects of other packages is at hand to refer to.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|np|pathlib|os|collections|typing|datetime|tuple)\b.*"),
+    ("py:.*", r"(torch|numpy|np|pathlib|os|signal|collections|typing|datetime|tuple|pydantic|annotated_types)\b.*"),
     ("py:class", "Tensor"),
+    ("py:class", r"hdrops\.train\.config\.C"),  # a type variable
 ]
 
 html_theme = "furo"

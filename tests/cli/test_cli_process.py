@@ -20,7 +20,9 @@ def _seconds_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("fuse", "--help"), ("evaluate", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("fuse", "--help"), ("evaluate", "--help"), ("train", "--help")]
+)
 def test_help_is_instant(arguments):
     # Processor time: the wall time of an idle machine, but not that of a busy one.
     best = float("inf")
@@ -36,7 +38,7 @@ def test_help_is_instant(arguments):
 @pytest.mark.parametrize("module", ["torch", "numpy", "hdrops", "OpenImageIO", "matplotlib"])
 def test_help_imports_nothing_heavy(module):
     prelude = f"import sys; sys.modules[{module!r}] = None; "
-    for command in ("fuse", "evaluate"):
+    for command in ("fuse", "evaluate", "train"):
         assert _run(command, "--help", prelude=prelude).returncode == 0
 
 

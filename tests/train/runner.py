@@ -64,6 +64,7 @@ def _serve_one(order):
         if pid == 0:
             code = 1
             with contextlib.suppress(KeyboardInterrupt):
+                os.setpgid(0, 0)
                 os.close(reading)
                 os.dup2(2, 1)
                 _child(order, rank, port, writing)
@@ -76,8 +77,11 @@ def _serve_one(order):
         while said.count(b".") < order["step"] and (part := os.read(reading, 1 << 16)):
             said += part
         time.sleep(order["delay"])
-        for pid in random.sample(children, len(children)):
-            os.kill(pid, signal.SIGKILL)
+        if order["signal"] == signal.SIGKILL:
+            for pid in random.sample(children, len(children)):
+                os.kill(pid, signal.SIGKILL)
+        else:
+            os.killpg(children[-1], order["signal"])
     codes = {}
     while len(codes) < len(children):
         pid, status = os.wait()
@@ -103,5 +107,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--serve":
         serve()
     else:
-        outcome = run(sys.argv[1], sys.argv[2:])
-        print(outcome.step, flush=True)
+        os.write(1, f"{run(sys.argv[1], sys.argv[2:]).step}\n".encode())

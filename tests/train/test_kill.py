@@ -23,14 +23,18 @@ RESULTS = ("model/model.safetensors", "metrics.csv", "validation.csv")
 
 @pytest.fixture(scope="module")
 def run():
-    """Train the toy in processes of its own: run(folder, processes, event=, step=, delay=), see runner.py."""
+    """Train the toy in processes of its own: run(folder, processes, ...), see runner.py.
+
+    Signals other than SIGKILL go to the last of the processes and to its workers.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "runner.py"), "--serve"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as server:
 
-        def order(out, processes, event=0, step=None, delay=0.0, settings=()):
+        def order(out, processes, event=0, step=None, delay=0.0, number=signal.SIGKILL, settings=()):
             keys = {"out": str(out), "settings": [*SETTINGS, *settings], "processes": processes}
-            print(json.dumps(keys | {"event": event, "step": step, "delay": delay}), file=server.stdin, flush=True)
+            keys |= {"event": event, "step": step, "delay": delay, "signal": number}
+            print(json.dumps(keys), file=server.stdin, flush=True)
             return json.loads(server.stdout.readline())
 
         yield order
@@ -111,6 +115,28 @@ def test_killed_while_files_change(run, whole, tmp_path, processes, request):
     assert killed_last == numbers[-1]
     assert run(folder, processes)["codes"] == [0] * processes
     assert_same(folder, expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_signal_to_a_group(run, whole, tmp_path, processes, number):
+    """Workers live on until the step is done; of two processes both end after the same one."""
+    expected, _ = whole(processes)
+    folder = tmp_path / "run"
+    outcome = run(folder, processes, step=3, number=number, settings=["run.workers=1"])
+    assert outcome["codes"] == [0] * processes
+    steps = sorted(int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*"))
+    assert 3 < steps[-1] < STEPS
+    assert not (folder / "model").exists()
+    assert run(folder, processes)["codes"] == [0] * processes
+    assert_same(folder, expected)
+
+
+def test_another_number_of_processes_goes_on(run, whole, tmp_path):
+    folder = tmp_path / "run"
+    run(folder, 2, step=5)
+    assert run(folder, 1)["codes"] == [0]
+    assert (folder / "model").exists()
 
 
 def torchrun(folder):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn, optim
 
@@ -190,10 +191,15 @@ def load_optimizer(optimizer: optim.Optimizer, names: list[str], tensors: Tensor
         KeyError: a parameter that the optimiser does not have.
     """
     numbers = {name: i for i, name in enumerate(names)}
+    parameters = optimizer.param_groups[0]["params"]
     state: dict[int, Tensors] = {}
     for key, value in tensors.items():
         name, _, quantity = key.rpartition("/")
-        state.setdefault(numbers[name], {})[quantity] = value
+        number = numbers[name]
+        if value.shape == parameters[number].shape:
+            # In the parameter's memory format again: the last bits of an update depend on it.
+            value = torch.empty_like(parameters[number], device="cpu", dtype=value.dtype).copy_(value)
+        state.setdefault(number, {})[quantity] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

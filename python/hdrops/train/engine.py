@@ -62,7 +62,8 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        step, steps: done, and in all.
+        step: number of those that are done.
+        steps: number in all.
         began: those that were done when it was resumed; 0 for a new run.
         loss: of the last step.
         lr: its learning rate.
@@ -412,6 +413,7 @@ class _Run:
         model = self.folder / MODEL
         if done and self.processes.first:
             self.system.export(self._trained(), model)
+        self.processes.anywhere(False)  # all end together: torchrun ends the others once one has gone wrong
         return Outcome(
             self.step,
             model if done else None,
