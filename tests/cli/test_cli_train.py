@@ -10,6 +10,7 @@ import torch
 
 from hdrops.data import render_scene
 from hdrops.io import read_image, write_image
+from hdrops.models import ExposureInterpolator
 
 pytest.importorskip("pydantic", reason="training needs pydantic")
 
@@ -147,8 +148,6 @@ def test_train_and_resume(hdrops, hdr_images, tmp_path):
     picture = read_image(tmp_path / "run/pictures/step-000006.png").pixels
     assert picture.shape == (3, 3 * 48 + 2 * 4, 3 * 72 + 2 * 4)  # rows of x3, prediction and target
     assert (tmp_path / "run/validation.csv").read_text().startswith("step,psnr,ssim,psnr_x3,ssim_x3\n3,")
-    from hdrops.models import ExposureInterpolator
-
     model = ExposureInterpolator.from_pretrained(tmp_path / "run/model")
     images = torch.randint(0, 256, (2, 1, 3, 20, 30), dtype=torch.uint8)
     assert model.interpolate(*images).shape == (1, 1, 3, 20, 30)
@@ -186,6 +185,25 @@ def test_without_validation(hdrops, hdr_images, tmp_path):
     command = ["train", SYSTEM, *SHORT, "--data", hdr_images / "room0.exr", "--set", "data.held_out=0"]
     assert hdrops(*command, "--out", tmp_path / "run").code == 0
     assert (tmp_path / "run/validation.csv").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["precision=bfloat16", "accumulate=2"],
+        ["model.inputs=['x3', 'dark', 'bright']", "optimizer.kind=adamw"],
+        ["model.residual=false", "loss.kind=l1", "loss.color=0"],
+        ["loss.kind=psi", "data.rotate=true", "data.synthesis.half=true", "data.synthesis.jpeg=0"],
+        ["data.held_out_scenes=['room1']", "data.validation_size=20", "run.workers=1"],
+    ],
+)
+def test_variants(hdrops, hdr_images, tmp_path, settings):
+    options = [word for setting in settings for word in ("--set", setting)]
+    done = hdrops("train", SYSTEM, *SHORT, *options, "--data", hdr_images, "--out", tmp_path / "run")
+    assert done.code == 0
+    assert "nan" not in (tmp_path / "run/metrics.csv").read_text() + (tmp_path / "run/validation.csv").read_text()
+    model = ExposureInterpolator.from_pretrained(tmp_path / "run/model")
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
 def interrupted_at(monkeypatch, step, number):

@@ -363,6 +363,7 @@ def test_a_damaged_checkpoint_is_passed_over(run, results, tmp_path, damage):
     interrupt_at(run, 8, signal.SIGTERM, out="other")
     DAMAGES[damage](tmp_path / "other/checkpoints/step-000009")
     (tmp_path / "other/checkpoints/.unfinished-1").mkdir()
+    (tmp_path / "other/checkpoints/.unfinished-2").symlink_to("step-000005")
     told = []
     outcome = run(out="other", told=told)
     assert outcome.began == 8

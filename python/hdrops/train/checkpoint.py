@@ -103,7 +103,7 @@ class Checkpoints:
             InputError: checkpoints of which none can be read, or one of a later format.
         """
         for path in self.folder.glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(path)
+            path.unlink() if path.is_symlink() else shutil.rmtree(path)
         damaged = []
         for step in reversed(self.steps()):
             try:

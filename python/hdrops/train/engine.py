@@ -144,13 +144,14 @@ def train(
     folder = pathlib.Path(out)
     if force and not fresh:
         raise InputError("force removes a run for a fresh one; ask for both")
-    with joined_processes(config.run.device) as processes:
+    # Settings first: for them torch imports modules that, once there is a process group, hold it until the interpreter
+    # ends, and its threads with it, which then abort the process now and then.
+    with _computing(config), joined_processes(config.run.device) as processes:
         quiet = warn if processes.first else _silent
         with contextlib.ExitStack() as stack:
             if processes.first:
                 stack.enter_context(_opened(folder, system, config, fresh, force))
             processes.anywhere(False)  # the others wait until the folder is ready
-            stack.enter_context(_computing(config))
             run = _Run(system, config, folder, processes, progress if processes.first else None, quiet)
             stack.callback(run.close)
             return run.finish(stack.enter_context(_signals(processes.count == 1)))
