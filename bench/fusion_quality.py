@@ -31,7 +31,7 @@ FUSE = """
 import json, pathlib, sys
 from hdrops_cli.fuse import run
 for files, out, method in json.load(sys.stdin):
-    run([pathlib.Path(f) for f in files], pathlib.Path(out), method, None, None, 95,
+    run([pathlib.Path(f) for f in files], pathlib.Path(out), method, True, None, None, None, 95,
         contrast=1.0, saturation=1.0, exposedness=1.0)
 """
 

@@ -26,6 +26,12 @@ Times = Annotated[
     typer.Option(help="Exposure times in seconds, one per image in their order: 1/60,1/15,1/4."),
 ]
 Ev = Annotated[str | None, typer.Option(help="Relative exposures in stops, one per image in their order: -2,0,2.")]
+ImfOnly = Annotated[
+    bool, typer.Option("--imf-only", help="Interpolate by intensity mapping functions alone, without the network.")
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="Folder of a trained interpolation network, instead of the one that comes along.")
+]
 Quality = Annotated[int, typer.Option(min=1, max=100, help="Quality of a JPEG.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -76,6 +82,8 @@ def fuse(
     method: Annotated[
         Method, typer.Option(help="mertens, or interpolate: insert interpolated exposures before the fusion.")
     ] = Method.mertens,
+    imf_only: ImfOnly = False,
+    weights: Weights = None,
     times: Times = None,
     ev: Ev = None,
     contrast: Annotated[float, _exponent("local contrast")] = 1.0,
@@ -110,6 +118,10 @@ def fuse(
     were refused or failed, which are listed with their reasons.
     """
     with errors_reported(debug):
+        if method != Method.interpolate and (imf_only or weights is not None):
+            from hdrops.io import InputError
+
+            raise InputError("--imf-only and --weights belong to --method interpolate; add it")
         if recursive:
             from hdrops_cli.folders import run as run_folders
 
@@ -122,6 +134,8 @@ def fuse(
                 format,
                 force,
                 method,
+                imf_only,
+                weights,
                 times,
                 ev,
                 quality,
@@ -141,6 +155,8 @@ def fuse(
             images,
             out,
             method,
+            imf_only,
+            weights,
             times,
             ev,
             quality,
@@ -155,16 +171,24 @@ def interpolate(
     dark: Annotated[Path, typer.Argument(help="One exposure.")],
     bright: Annotated[Path, typer.Argument(help="Another exposure; the darker one is found by exposure.")],
     out: Out,
+    steps: Annotated[
+        int,
+        typer.Option(
+            min=1, max=64, help="Exposures to insert, evenly in stops; several are numbered from dark to bright."
+        ),
+    ] = 1,
+    imf_only: ImfOnly = False,
+    weights: Weights = None,
     times: Times = None,
     ev: Ev = None,
     quality: Quality = 95,
     debug: Debug = False,
 ) -> None:
-    """Compute the exposure halfway between two."""
+    """Compute the exposure halfway between two, or several in between."""
     with errors_reported(debug):
         from hdrops_cli.interpolate import run
 
-        run(dark, bright, out, times, ev, quality)
+        run(dark, bright, out, steps, imf_only, weights, times, ev, quality)
 
 
 @app.command()

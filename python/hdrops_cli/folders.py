@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Unpack
 
 from hdrops_cli.bracket import images_below, inspected, parse_numbers, read_checked
 from hdrops_cli.fuse import Exponents, fused
+from hdrops_cli.interpolate import load_model
 from hdrops_cli.report import OUT_OF_MEMORY, counting, printable, say, tell, warn
 
 if TYPE_CHECKING:
     from hdrops.io import Frame, Group
+    from hdrops.models import ExposureInterpolator
 
 _FLOAT_BITS = 32
 _MOST_STOPS = 1000
@@ -43,6 +45,8 @@ def run(
     format: str | None,
     force: bool,
     method: str,
+    imf_only: bool,
+    weights: Path | None,
     times: str | None,
     ev: str | None,
     quality: int,
@@ -57,6 +61,7 @@ def run(
     jobs, failures = _plan(targets, out, per_set, exposures, suffix, format, force)
     if dry_run:
         _print(jobs, out)
+    model = load_model(imf_only, weights) if method == "interpolate" and not dry_run else None
 
     counts = dict.fromkeys(("fused", "kept", "skipped", "refused", "failed"), 0)
     notes = [f"failed: {failure}" for failure in failures]
@@ -70,7 +75,7 @@ def run(
                 if job.kept:
                     outcome, remarks = "kept", [f"{job.result} exists already; --force overwrites it"]
                 else:
-                    failure = "" if dry_run else _fuse(job, method, given_times, given_ev, quality, exponents)
+                    failure = "" if dry_run else _fuse(job, method, model, given_times, given_ev, quality, exponents)
                     outcome, remarks = ("failed", [failure]) if failure else ("fused", list(job.group.warnings))
                 advance()
             counts[outcome] += 1
@@ -176,6 +181,7 @@ def _plan(
 def _fuse(
     job: _Job,
     method: str,
+    model: ExposureInterpolator | None,
     times: Sequence[float] | None,
     ev: Sequence[float] | None,
     quality: int,
@@ -190,7 +196,7 @@ def _fuse(
         bracket = read_checked([frame.path for frame in job.group.frames], job.result, times, ev)
         write_image(
             job.result,
-            fused(bracket, method, **exponents),
+            fused(bracket, method, model, **exponents),
             exposure=bracket.common_exposure,
             metadata=bracket.middle_metadata,
             quality=quality,

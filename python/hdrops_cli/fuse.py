@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from hdrops_cli.bracket import describe, images_of, open_bracket
+from hdrops_cli.interpolate import load_model
 from hdrops_cli.report import say, working
 
 if TYPE_CHECKING:
     import torch
 
     from hdrops.io import Bracket
+    from hdrops.models import ExposureInterpolator
 
 
 class Exponents(TypedDict):
@@ -24,8 +26,10 @@ class Exponents(TypedDict):
     exposedness: float
 
 
-def fused(bracket: Bracket, method: str, **exponents: Unpack[Exponents]) -> torch.Tensor:
-    """The picture of a bracket."""
+def fused(
+    bracket: Bracket, method: str, model: ExposureInterpolator | None, **exponents: Unpack[Exponents]
+) -> torch.Tensor:
+    """The picture of a bracket; the method "interpolate" uses the model, or without one the maps alone."""
     import torch
 
     import hdrops
@@ -34,7 +38,7 @@ def fused(bracket: Bracket, method: str, **exponents: Unpack[Exponents]) -> torc
     with torch.inference_mode():
         frames = bracket.images[None]
         if method == "interpolate":
-            frames = insert_exposures(frames)
+            frames = insert_exposures(frames, model)
         return hdrops.exposure_fusion(frames, **exponents)[0]
 
 
@@ -42,6 +46,8 @@ def run(
     images: Sequence[Path],
     out: Path,
     method: str,
+    imf_only: bool,
+    weights: Path | None,
     times: str | None,
     ev: str | None,
     quality: int,
@@ -53,7 +59,8 @@ def run(
     bracket = open_bracket(images_of(images), out, times, ev, least=2 if method == "interpolate" else 1)
     read = time.perf_counter()
     with working("fusing"):
-        picture = fused(bracket, method, **exponents)
+        model = load_model(imf_only, weights) if method == "interpolate" else None
+        picture = fused(bracket, method, model, **exponents)
     done = time.perf_counter()
     with working(f"writing {out}"):
         write_image(out, picture, exposure=bracket.common_exposure, metadata=bracket.middle_metadata, quality=quality)

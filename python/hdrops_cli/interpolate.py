@@ -1,31 +1,68 @@
-"""``hdrops interpolate``."""
+"""``hdrops interpolate``, and the model that this and ``hdrops fuse`` interpolate with."""
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hdrops_cli.bracket import describe, open_bracket
 from hdrops_cli.report import say, working
 
+if TYPE_CHECKING:
+    from hdrops.models import ExposureInterpolator
 
-def run(dark: Path, bright: Path, out: Path, times: str | None, ev: str | None, quality: int) -> None:
+
+def load_model(imf_only: bool, weights: Path | None) -> ExposureInterpolator | None:
+    """The trained network, or None where the intensity mapping functions are to do alone."""
+    from hdrops.io import InputError
+    from hdrops.models import ExposureInterpolator
+
+    if imf_only:
+        if weights is not None:
+            raise InputError("--imf-only takes no network; leave out --weights")
+        return None
+    try:
+        return ExposureInterpolator.from_pretrained(weights)
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def run(
+    dark: Path,
+    bright: Path,
+    out: Path,
+    steps: int,
+    imf_only: bool,
+    weights: Path | None,
+    times: str | None,
+    ev: str | None,
+    quality: int,
+) -> None:
     import torch
 
     from hdrops.io import Exposure, write_image
-    from hdrops.models import interpolate_exposure
+    from hdrops.models import insert_exposures
 
     started = time.perf_counter()
     bracket = open_bracket([dark, bright], out, times, ev, least=2)
     with torch.inference_mode(), working("interpolating"):
-        middle = interpolate_exposure(bracket.images[:1], bracket.images[1:])[0]
-    exposure = None
+        inserted = insert_exposures(bracket.images[None], load_model(imf_only, weights), steps)[0, 1:-1]
+    seconds: list[float | None] = [None] * steps
     if bracket.exposure_times is not None and bracket.ordered_by != "ev":  # seconds, not relative
-        seconds = math.sqrt(float(bracket.exposure_times.prod()))
-        # Times from EXIF refer to the aperture and sensitivity of the darkest frame.
-        exposure = replace(bracket.exposures[0], time=seconds) if bracket.ordered_by == "exif" else Exposure(seconds)
-    write_image(out, middle, exposure=exposure, metadata=bracket.middle_metadata, quality=quality)
-    known = "" if exposure is None or exposure.time is None else f", exposed {exposure.time:.4g} s"
-    say(f"{describe(bracket)}{known}, {time.perf_counter() - started:.2f} s → {out}")
+        first, last = bracket.exposure_times.tolist()
+        seconds = [first * (last / first) ** (i / (steps + 1)) for i in range(1, steps + 1)]
+    # Where several are asked for, their numbers go up with the exposure.
+    places = [out.with_name(f"{out.stem}_{i}{out.suffix}") for i in range(1, steps + 1)] if steps > 1 else [out]
+    for place, image, exposed in zip(places, inserted, seconds, strict=True):
+        exposure = None
+        if exposed is not None:
+            # Times from EXIF refer to the aperture and sensitivity of the darkest frame.
+            exposure = (
+                replace(bracket.exposures[0], time=exposed) if bracket.ordered_by == "exif" else Exposure(exposed)
+            )
+        write_image(place, image, exposure=exposure, metadata=bracket.middle_metadata, quality=quality)
+    known = "" if None in seconds else f", exposed {', '.join(f'{t:.4g}' for t in seconds)} s"
+    names = str(places[0]) if steps == 1 else f"{places[0]} to {places[-1].name}"
+    say(f"{describe(bracket)}{known}, {time.perf_counter() - started:.2f} s → {names}")

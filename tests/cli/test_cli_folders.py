@@ -77,7 +77,7 @@ def test_sixteen_bits_stay_sixteen_bits_and_formats_can_be_chosen(hdrops, tmp_pa
 
 def test_options_reach_the_operator(hdrops, tmp_path):
     paths = shoot(tmp_path / "in")
-    options = ("--contrast", 0, "--saturation", 2, "--exposedness", 0.5, "--method", "interpolate")
+    options = ("--contrast", 0, "--saturation", 2, "--exposedness", 0.5, "--method", "interpolate", "--imf-only")
     assert hdrops("fuse", tmp_path / "in", "-r", "-o", tmp_path / "out", *options).code == 0
     assert hdrops("fuse", *paths, "-o", tmp_path / "one.png", *options).code == 0
     assert (tmp_path / "out" / "0_fused.png").read_bytes() == (tmp_path / "one.png").read_bytes()

@@ -11,7 +11,7 @@ from raw_files import dng
 
 import hdrops as package
 from hdrops.io import Exposure, Metadata, read_image, write_image
-from hdrops.models import insert_exposures
+from hdrops.models import ExposureInterpolator, ExposureInterpolatorConfig, insert_exposures
 
 
 def _codes(image):
@@ -26,13 +26,42 @@ def test_writes_what_the_operators_give(hdrops, tmp_path, request, bits, method)
     out = tmp_path / "out.png"
     code, stdout, stderr = hdrops("fuse", *paths, "-o", out, "--method", method)
     assert (code, stderr) == (0, "")
-    expected = package.exposure_fusion(insert_exposures(images) if method == "interpolate" else images)[0]
+    frames = insert_exposures(images, ExposureInterpolator.from_pretrained()) if method == "interpolate" else images
+    expected = package.exposure_fusion(frames)[0]
     result = read_image(out)
     assert result.bits == bits
     assert torch.equal(_codes(result.pixels), _codes(expected))
     for word in ("3 frames", "exif", "72x48", f"{bits} bit", method, str(out)):
         assert word in stdout
     assert stdout.count("\n") == 1
+
+
+def test_what_interpolates(hdrops, tmp_path, frames8, bracket8):
+    """The maps alone, or another network."""
+    images, out = bracket8[0][None], tmp_path / "out.png"
+    torch.manual_seed(0)
+    other = ExposureInterpolator(ExposureInterpolatorConfig.preset("tiny"))
+    other.network.tail.weight.data.normal_(std=0.05)
+    other.save_pretrained(tmp_path / "weights")
+    for options, model in ((["--imf-only"], None), (["--weights", tmp_path / "weights"], other)):
+        assert hdrops("fuse", *frames8, "-o", out, "--method", "interpolate", *options).code == 0
+        assert torch.equal(read_image(out).pixels, package.exposure_fusion(insert_exposures(images, model))[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--imf-only"], "--imf-only and --weights belong to --method interpolate; add it"),
+        (["--method", "interpolate", "--imf-only", "--weights", "x"], "leave out --weights"),
+        (["--method", "interpolate", "--weights", "no_such_folder"], "no_such_folder"),
+    ],
+)
+def test_options_of_interpolation_are_checked(hdrops, tmp_path, frames8, options, message):
+    code, stdout, stderr = hdrops("fuse", *frames8, "-o", tmp_path / "out.png", *options)
+    assert (code, stdout) == (2, "")
+    assert message in stderr
+    assert stderr.count("\n") == 1
+    assert not (tmp_path / "out.png").exists()
 
 
 def test_exponents_reach_the_operator(hdrops, tmp_path, frames8, bracket8):

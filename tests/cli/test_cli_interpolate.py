@@ -7,7 +7,7 @@ import torch
 from image_files import icc_profile
 
 from hdrops.io import Exposure, Metadata, read_image, write_image
-from hdrops.models import interpolate_exposure
+from hdrops.models import ExposureInterpolator, insert_exposures, interpolate_exposure
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -18,12 +18,33 @@ def test_middle_exposure_by_role_not_by_order(hdrops, tmp_path, request, bits, s
     out = tmp_path / "out.tif"
     code, stdout, stderr = hdrops("interpolate", *((bright, dark) if swapped else (dark, bright)), "-o", out)
     assert (code, stderr) == (0, "")
-    expected = interpolate_exposure(images[:1], images[2:])[0]
+    expected = ExposureInterpolator.from_pretrained().interpolate(images[:1], images[2:])[0, 0]
     result = read_image(out)
     assert torch.equal(result.pixels.to(torch.int32), expected.to(torch.int32))
     assert result.exposure.time == pytest.approx(math.sqrt(times[0] * times[2]), rel=1e-3)
     assert "by exif" in stdout
     assert "exposed 0.00390" in stdout
+
+
+def test_maps_alone(hdrops, tmp_path, frames8, bracket8):
+    out = tmp_path / "out.png"
+    assert hdrops("interpolate", frames8[0], frames8[2], "-o", out, "--imf-only").code == 0
+    expected = interpolate_exposure(bracket8[0][:1], bracket8[0][2:])[0]
+    assert torch.equal(read_image(out).pixels, expected)
+
+
+def test_several_exposures_are_numbered(hdrops, tmp_path, frames8, bracket8):
+    images, times = bracket8
+    code, stdout, _ = hdrops("interpolate", frames8[2], frames8[0], "-o", tmp_path / "out.tif", "--steps", 3)
+    assert code == 0
+    assert "out_1.tif to out_3.tif" in stdout
+    pair = images[None][:, ::2]
+    expected = insert_exposures(pair, ExposureInterpolator.from_pretrained(), 3)[0]
+    for i in (1, 2, 3):
+        result = read_image(tmp_path / f"out_{i}.tif")
+        assert torch.equal(result.pixels, expected[i])
+        assert result.exposure.time == pytest.approx(float(times[0] * (times[2] / times[0]) ** (i / 4)), rel=1e-3)
+    assert not (tmp_path / "out.tif").exists()
 
 
 def test_stated_times_are_written(hdrops, tmp_path, frames8):

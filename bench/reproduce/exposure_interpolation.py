@@ -1,0 +1,276 @@
+"""The experiments of Zheng, Li, Yang and Wu, "Compensated exposure interpolation by fusing conventional and deep
+learning methods", on brackets of the Fairchild survey: Table II, Figure 7, Figure 9 and Table III.
+
+Inputs are 4 EV apart, the frame halfway is the target. Scenes are divided, and all that is fitted or trained sees the
+same training scenes. Interrupted, it goes on where it was. Tables and plots go to ``bench/results``.
+
+    python bench/reproduce/exposure_interpolation.py DATA OUT --steps 4000
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import hdrops
+from hdrops.data import BracketTriplets, find_scenes, split_scenes
+from hdrops.metrics import psnr
+from hdrops.models import ExposureInterpolator
+from hdrops.train import read_config, train
+from hdrops.train.exposure_interpolation import SYSTEM
+
+RESULTS = pathlib.Path(__file__).parents[1] / "results"
+NAME = "exposure_interpolation"
+RATIO = 16.0
+LEVELS = 256
+# What each network changes in the configuration; all else is shared.
+RUNS: dict[str, dict[str, Any]] = {
+    "lrl": {"loss": {"kind": "l2", "color": 0.0}},
+    "lrl-color": {"loss": {"kind": "l2"}},
+    "direct": {"loss": {"kind": "l2", "color": 0.0}, "model": {"residual": False}},
+    "lrl-three-inputs": {"loss": {"kind": "l2"}, "model": {"inputs": ["x3", "dark", "bright"]}},
+    "lrl-l1": {"loss": {"kind": "l1", "color": 0.0}},
+    "lrl-psi": {"loss": {"kind": "psi", "color": 0.0}},
+}
+TITLES = {
+    "average": "plain average",
+    "imf-histogram": "IMF by histogram (x3)",
+    "imf-gamma": "IMF by gamma 1/2.2",
+    "curve": "tone curve of x3, fitted",
+    "joint": "joint table of dark and bright, fitted",
+    "direct": "network to y directly",
+    "lrl": "LRL, l2",
+    "lrl-color": "LRL, l2 and colour loss",
+    "lrl-l1": "LRL, l1",
+    "lrl-psi": "LRL, psi",
+    "lrl-three-inputs": "LRL on x3, dark and bright",
+    "shipped": "LRL, shipped weights (other cameras)",
+}
+Sample = Mapping[str, Tensor]
+Method = Callable[[Sample], Tensor]
+
+
+# ---- classical rows --------------------------------------------------------------------------------------------------
+
+
+def average(sample: Sample) -> Tensor:
+    return (sample["dark"] + sample["bright"]) / 2
+
+
+def imf_histogram(sample: Sample) -> Tensor:
+    tables = sample["imf_dark"][None], sample["imf_bright"][None]
+    return hdrops.imf_fuse(sample["dark"][None], sample["bright"][None], *tables)[0]
+
+
+def imf_gamma(sample: Sample) -> Tensor:
+    dark, bright = (hdrops.intermediate_imf(hdrops.gamma_imf(ratio)) for ratio in (RATIO, 1 / RATIO))
+    return hdrops.imf_fuse(sample["dark"][None], sample["bright"][None], dark, bright)[0]
+
+
+def codes(image: Tensor) -> Tensor:
+    return (image.clamp(0, 1) * (LEVELS - 1)).round().long()
+
+
+def curve_key(sample: Sample) -> Tensor:
+    return codes(imf_histogram(sample))
+
+
+def joint_key(sample: Sample) -> Tensor:
+    return codes(sample["dark"]) * LEVELS + codes(sample["bright"])
+
+
+def fitted(samples: Iterable[Sample], key: Callable[[Sample], Tensor], sides: int) -> Method:
+    """For each channel the mean target of every key, which is ``sides`` codes; rare keys ask their neighbours."""
+    sums = torch.zeros(2, 3, LEVELS**sides, dtype=torch.float64)
+    for sample in samples:
+        for channel, (place, target) in enumerate(zip(key(sample), sample["target"], strict=True)):
+            sums[0, channel].index_add_(0, place.flatten(), target.flatten().double())
+            sums[1, channel].index_add_(0, place.flatten(), torch.ones(place.numel(), dtype=torch.float64))
+    total, count = sums.reshape(2, 1, 3, -1, LEVELS)
+    table = torch.where(count >= 20, total / count.clamp(min=1), torch.nan)
+    for sigma in (1, 2, 4, 8, 16, 32, 64, 128):
+        near, known = (hdrops.gaussian_blur(x, sigma, border="zeros") for x in (total, count))
+        table = torch.where(table.isnan() & (known > 1e-3), near / known.clamp(min=1e-3), table)
+    table = table.reshape(3, -1).nan_to_num(0.5).float()
+    return lambda sample: torch.stack([row[place] for row, place in zip(table, key(sample), strict=True)])
+
+
+# ---- networks --------------------------------------------------------------------------------------------------------
+
+
+def network(model: ExposureInterpolator) -> Method:
+    def apply(sample: Sample) -> Tensor:
+        names = ("dark", "bright", "imf_dark", "imf_bright")
+        with torch.inference_mode():
+            return model(*(sample[name][None] for name in names))[0]
+
+    return apply
+
+
+def trained(
+    name: str, folders: Sequence[str], held_out: Sequence[str], out: pathlib.Path, budget: argparse.Namespace
+) -> Method:
+    shared = {
+        "steps": budget.steps,
+        "batch": budget.batch,
+        "clip": 1.0,
+        "validate_every": max(1, budget.steps // 16),
+        "picture_every": 0,
+        "optimizer": {"lr": budget.rate},
+        "schedule": {"kind": "cosine", "warmup": min(100, budget.steps // 10), "floor": 0.01},
+        "data": {
+            "folders": list(folders),
+            "held_out_scenes": list(held_out),
+            "validation_samples": 16,
+            "brackets": {"ev_step": 1.0},
+        },
+        "run": {"workers": 0, "threads": budget.threads, "tensorboard": False},
+    }
+    config = read_config(SYSTEM.config, merged(shared, RUNS[name]))
+    outcome = train(SYSTEM, config, out / name, progress=lambda p: report(name, p) if p.logged else None)
+    assert outcome.model is not None, "the training was interrupted"
+    return network(ExposureInterpolator.from_pretrained(outcome.model).eval())
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key: merged(base[key], changes[key]) for key in base.keys() & changes.keys() if isinstance(base[key], dict)}
+    return {**base, **changes, **both}
+
+
+def report(name: str, p: Any) -> None:
+    print(f"{name}: step {p.step}/{p.steps}, loss {p.loss:.5f}, {p.images_per_second:.0f} images/s", flush=True)
+
+
+# ---- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def eight_bits(image: Tensor) -> Tensor:
+    return codes(image).float() / (LEVELS - 1)
+
+
+def quality(method: Method, samples: Sequence[Sample]) -> list[dict[str, float]]:
+    rows = []
+    for sample in samples:
+        result, target = eight_bits(method(sample))[None], sample["target"][None]
+        rows.append({"psnr": float(psnr(result, target)), "ssim": float(hdrops.ssim(result, target))})
+    return rows
+
+
+def fusion(method: Method | None, sample: Sample) -> float:
+    """MEF-SSIM of the fused picture of two frames and one in between, given the three true frames."""
+    frames = [sample["dark"], sample["bright"]]
+    if method is not None:
+        frames.insert(1, eight_bits(method(sample)))
+    picture = eight_bits(hdrops.exposure_fusion(torch.stack(frames)[None])[0])
+    true = torch.stack([sample[name] for name in ("dark", "target", "bright")])
+    return float(hdrops.mef_ssim(picture[None], true[None]))
+
+
+def mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def per_scene(values: Sequence[float], scenes: Sequence[str]) -> dict[str, float]:
+    return {
+        scene: mean(v for v, s in zip(values, scenes, strict=True) if s == scene) for scene in dict.fromkeys(scenes)
+    }
+
+
+def write_table(path: pathlib.Path, rows: Mapping[str, Mapping[str, float]]) -> None:
+    columns = list(next(iter(rows.values())))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", *columns])
+        writer.writerows([name, *(f"{row[column]:.4f}" for column in columns)] for name, row in rows.items())
+
+
+def curves(out: pathlib.Path, names: Sequence[str], path: pathlib.Path, title: str) -> None:
+    """PSNR and SSIM of the validation scenes over the updates."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name in names:
+        with (out / name / "validation.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        for axis, metric in zip(axes, ("psnr", "ssim"), strict=True):
+            axis.plot([int(row["step"]) for row in rows], [float(row[metric]) for row in rows], label=TITLES[name])
+    for axis, metric in zip(axes, ("psnr", "ssim"), strict=True):
+        axis.axhline(float(rows[0][f"{metric}_x3"]), color="grey", linestyle=":", label=TITLES["imf-histogram"])
+        axis.set(xlabel="updates", ylabel={"psnr": "PSNR in dB", "ssim": "SSIM"}[metric])
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=pathlib.Path, help="folder that holds brackets/fairchild")
+    parser.add_argument("out", type=pathlib.Path, help="folder of the runs")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--only", nargs="*", choices=RUNS, help="train these and stop")
+    budget = parser.parse_args()
+
+    scenes = find_scenes([budget.data / "brackets" / "fairchild"])
+    training, held_out = split_scenes(scenes, 0.2)
+    names = [scene.name for scene in held_out]
+    whole = functools.partial(BracketTriplets, ev_step=1.0, patch=None, augment=False)
+    learnt = functools.partial(trained, folders=[str(s) for s in scenes], held_out=names, out=budget.out, budget=budget)
+    if budget.only is not None:
+        for name in budget.only:
+            learnt(name)
+        return
+    methods: dict[str, Method] = {
+        "average": average,
+        "imf-histogram": imf_histogram,
+        "imf-gamma": imf_gamma,
+    }
+    dataset = whole(training)
+    for name, key, sides in (("curve", curve_key, 1), ("joint", joint_key, 2)):
+        methods[name] = fitted((dataset[i] for i in range(len(dataset))), key, sides)
+    for name in RUNS:
+        methods[name] = learnt(name)
+    methods["shipped"] = network(ExposureInterpolator.from_pretrained().eval())
+
+    dataset = whole(held_out)
+    samples = [dataset[i] for i in range(len(dataset))]
+    where = [triplet.scene for triplet in dataset.triplets]
+    table: dict[str, dict[str, float]] = {}
+    for name, method in methods.items():
+        rows = quality(method, samples)
+        table[name] = {metric: mean(row[metric] for row in rows) for metric in ("psnr", "ssim")}
+        for metric in ("psnr", "ssim"):
+            by_scene = per_scene([row[metric] for row in rows], where)
+            table[name] |= {f"{metric} {scene}": value for scene, value in by_scene.items()}
+        print(f"{TITLES[name]:45} {table[name]['psnr']:6.2f} dB  {table[name]['ssim']:.4f}", flush=True)
+    write_table(RESULTS / f"{NAME}_quality.csv", table)
+
+    fused: dict[str, dict[str, float]] = {}
+    for name in ("", "imf-histogram", "lrl-color", "lrl-three-inputs", "shipped"):
+        values = [fusion(methods.get(name), sample) for sample in samples]
+        fused[name or "two-frames"] = {"mef_ssim": mean(values)} | per_scene(values, where)
+        print(f"fused with {TITLES.get(name, 'nothing between'):45} {mean(values):.4f}", flush=True)
+    write_table(RESULTS / f"{NAME}_fusion.csv", fused)
+
+    curves(budget.out, ("lrl", "direct"), RESULTS / f"{NAME}_convergence.png", "Residual and direct learning")
+    curves(budget.out, ("lrl", "lrl-l1", "lrl-psi"), RESULTS / f"{NAME}_losses.png", "Restoration losses")
+    facts = {"steps": budget.steps, "batch": budget.batch, "rate": budget.rate, "threads": torch.get_num_threads()}
+    facts |= {"held_out": names, "triplets": len(samples), "hdrops": hdrops.__version__, "torch": torch.__version__}
+    (RESULTS / f"{NAME}.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
