@@ -24,7 +24,7 @@ import hdrops
 from hdrops.data import BracketTriplets, find_scenes, split_scenes
 from hdrops.metrics import psnr
 from hdrops.models import ExposureInterpolator
-from hdrops.train import read_config, train
+from hdrops.train import load_config, train
 from hdrops.train.exposure_interpolation import SYSTEM
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
@@ -134,7 +134,7 @@ def trained(
         },
         "run": {"workers": 0, "threads": budget.threads, "tensorboard": False},
     }
-    config = read_config(SYSTEM.config, merged(shared, RUNS[name]))
+    config = load_config(SYSTEM.config, SYSTEM.presets, values=merged(shared, RUNS[name]))
     outcome = train(SYSTEM, config, out / name, progress=lambda p: report(name, p) if p.logged else None)
     assert outcome.model is not None, "the training was interrupted"
     return network(ExposureInterpolator.from_pretrained(outcome.model).eval())
