@@ -164,6 +164,10 @@ def test_crop_reduces_without_aliasing():
     image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
     halved = torch.nn.functional.avg_pool2d(image, 2)
     assert torch.allclose(LinearPhotograph(image).crop(32, 32, scale=2.0), halved, atol=1e-5)
+    odd = LinearPhotograph(image[:, :63, :61])
+    assert torch.allclose(odd.crop(31, 30, scale=2.0), halved[:, :31, :30], atol=1e-5)
+    noise = torch.rand(3, 255, 253, generator=torch.Generator().manual_seed(1))
+    assert float(LinearPhotograph(noise).crop(60, 60, scale=4.0).std()) < 1.1 * float(noise.std()) / 4
     enlarged = LinearPhotograph(image).crop(64, 64, top=8, left=8, scale=0.75)
     assert float(enlarged.min()) >= float(image.min())
 

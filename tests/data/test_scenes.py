@@ -1,5 +1,6 @@
 """Finding scenes and dividing them."""
 
+import operator
 import pathlib
 
 import pytest
@@ -60,6 +61,20 @@ def test_split_keeps_scenes_of_one_name_together():
         train, held = split_scenes(scenes, 0.3, seed)
         assert len(held) == 6
         assert {path.name for path in train}.isdisjoint(path.name for path in held)
+
+
+def test_split_keeps_scenes_of_one_subject_together():
+    scenes = [f"{place}_{k}" for place in ("lake", "tree", "hut", "road", "barn") for k in (1, 2)]
+    place = operator.methodcaller("rstrip", "_12")
+    for seed in range(10):
+        train, held = split_scenes(scenes, 0.4, seed, subject=place)
+        assert len(held) == 4
+        assert {place(path.name) for path in train}.isdisjoint(place(path.name) for path in held)
+    assert [len(side) for side in split_scenes(scenes, ["hut_1", "hut_2"], subject=place)] == [8, 2]
+    with pytest.raises(ValueError, match="'hut_2', which shows the same"):
+        split_scenes(scenes, ["hut_1"], subject=place)
+    with pytest.raises(ValueError, match="at least two"):
+        split_scenes(scenes[:2], 0.5, subject=place)
 
 
 def test_split_leaves_both_sides_something():

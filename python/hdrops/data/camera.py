@@ -47,22 +47,29 @@ def _check_size(height: int, width: int) -> None:
 
 
 class _Pyramid:
-    """An image and its halvings, each with a border of one pixel, for bilinear look-ups at any scale >= 0.7."""
+    """An image and its halvings, each with a border of one pixel, for bilinear look-ups at any scale >= 0.7.
 
-    def __init__(self, image: Tensor, finest: float, border: Callable[[Tensor], Tensor]) -> None:
+    Args:
+        image: (3, H, W).
+        finest: the smallest scale that will be asked for.
+        border: adds one pixel on each side.
+        whole: halve no image with an odd side, as one that continues at its other edge has no column to repeat.
+    """
+
+    def __init__(self, image: Tensor, finest: float, border: Callable[[Tensor], Tensor], *, whole: bool) -> None:
         self.scales: list[float] = []
         self.levels: list[Tensor] = []
         scale = 1.0
         while True:
-            height, width = image.shape[-2:]
-            even = height % 2 == 0 and width % 2 == 0 and min(height, width) >= 4
+            odd = [side % 2 for side in image.shape[-2:]]
+            last = min(image.shape[-2:]) < 4 or (whole and any(odd))
             # What is finer than any view needs is not kept.
-            if scale * math.sqrt(2) > finest or not even:
+            if scale * math.sqrt(2) > finest or last:
                 self.scales.append(scale)
                 self.levels.append(border(image)[None].contiguous())
-            if not even:
+            if last:
                 return
-            image = F.avg_pool2d(image, 2)
+            image = F.avg_pool2d(F.pad(image, (0, odd[1], 0, odd[0]), mode="replicate"), 2)
             scale *= 2
 
     @property
@@ -134,7 +141,7 @@ class Panorama:
         if self.width != 2 * self.height:
             raise ValueError(f"a panorama must be twice as wide as high, got {self.width} x {self.height}")
         finest = 0.0 if narrowest is None else self._scale(*narrowest)
-        self._pyramid = _Pyramid(_evened(radiance), finest, _around_the_globe)
+        self._pyramid = _Pyramid(_evened(radiance), finest, _around_the_globe, whole=True)
 
     @property
     def nbytes(self) -> int:
@@ -222,7 +229,8 @@ class LinearPhotograph:
     def __init__(self, image: Tensor) -> None:
         radiance = _check_radiance(image)
         self.height, self.width = radiance.shape[-2:]
-        self._pyramid = _Pyramid(radiance, 0.0, lambda plane: F.pad(plane, (1, 1, 1, 1), mode="replicate"))
+        border = functools.partial(F.pad, pad=(1, 1, 1, 1), mode="replicate")
+        self._pyramid = _Pyramid(radiance, 0.0, border, whole=False)
 
     @property
     def nbytes(self) -> int:

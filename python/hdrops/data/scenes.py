@@ -6,7 +6,7 @@ import collections
 import hashlib
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from hdrops.io import IMAGE_ENDINGS, RAW_ENDINGS, InputError
 
@@ -73,7 +73,11 @@ def scene_names(places: Sequence[pathlib.Path]) -> list[str]:
 
 
 def split_scenes(
-    scenes: Paths, held_out: float | Collection[str] = 0.2, seed: int = 0
+    scenes: Paths,
+    held_out: float | Collection[str] = 0.2,
+    seed: int = 0,
+    *,
+    subject: Callable[[str], str] = str,
 ) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Divide scenes into those to train with and those held out: whole scenes, never single files.
 
@@ -85,28 +89,36 @@ def split_scenes(
         held_out: the names to hold out; or the share, above 0 and below 1: the scenes of the lowest hashes of ``seed``
             and name, at least one, and not all.
         seed: of the hash.
+        subject: of a name: scenes of one subject, such as two photographs of a place, stay together, and a share is
+            one of the subjects.
 
     Returns:
         The scenes for training and the scenes held out, each in the given order.
 
     Raises:
-        ValueError: a share out of range, a name that is not among the scenes, or fewer than two scenes to share out.
+        ValueError: a share out of range, a name that is not among the scenes, a subject on both sides, or fewer than two
+            subjects to share out.
     """
     places = listed(scenes)
     names = [path.stem if path.suffix.lower() in IMAGE_ENDINGS else path.name for path in places]
-    known = set(names)
+    subjects = {name: subject(name) for name in names}
     if isinstance(held_out, int | float):
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must be a share above 0 and below 1, or names, got {held_out}")
+        known = set(subjects.values())
         if len(known) < 2:
             raise ValueError(f"at least two scenes are needed to hold some out, got {len(known)}")
         ranked = sorted(known, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
-        kept_out = set(ranked[: min(max(1, round(held_out * len(known))), len(known) - 1)])
+        chosen = set(ranked[: min(max(1, round(held_out * len(known))), len(known) - 1)])
+        kept_out = {name for name in names if subjects[name] in chosen}
     else:
         kept_out = set(held_out)
-        missing = sorted(kept_out - known)
+        missing = sorted(kept_out - set(names))
         if missing:
-            raise ValueError(f"held_out names {missing[0]!r}, which is not among the {len(known)} scenes")
+            raise ValueError(f"held_out names {missing[0]!r}, which is not among the {len(set(names))} scenes")
+        torn = sorted(name for name in set(names) - kept_out if subjects[name] in {subjects[n] for n in kept_out})
+        if torn:
+            raise ValueError(f"held_out leaves out {torn[0]!r}, which shows the same as a scene that it names")
     sides: tuple[list[pathlib.Path], list[pathlib.Path]] = ([], [])
     for place, name in zip(places, names, strict=True):
         sides[name in kept_out].append(place)
