@@ -1,10 +1,15 @@
 """The experiments of Zheng, Li, Yang and Wu, "Compensated exposure interpolation by fusing conventional and deep
 learning methods", on brackets of the Fairchild survey: Table II, Figure 7, Figure 9 and Table III.
 
-Inputs are 4 EV apart, the frame halfway is the target. Scenes are divided, and all that is fitted or trained sees the
-same training scenes. Interrupted, it goes on where it was. Tables and plots go to ``bench/results``.
+Inputs are 4 EV apart, the frame halfway is the target. Scenes are divided by what they show: photographs of a place are
+on one side. All that is fitted or trained sees the same training scenes. Rates are constant and networks are judged by
+the moving average of their weights, so that curves of convergence do not end with a schedule. Two networks are trained
+twice, from other seeds: the difference is what chance does. Interrupted, the script goes on where it was. Tables and
+plots go to ``bench/results/exposure_interpolation``.
 
-    python bench/reproduce/exposure_interpolation.py DATA OUT --steps 4000
+    python bench/reproduce/exposure_interpolation.py DATA OUT --steps 3500
+
+Networks can be trained at the same time before, by ``--only NAME --threads 1`` in several processes.
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ import csv
 import functools
 import json
 import pathlib
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,8 +34,10 @@ from hdrops.models import ExposureInterpolator
 from hdrops.train import load_config, train
 from hdrops.train.exposure_interpolation import SYSTEM
 
-RESULTS = pathlib.Path(__file__).parents[1] / "results"
-NAME = "exposure_interpolation"
+BENCH = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(BENCH))
+from conftest import machine  # noqa: E402
+
 RATIO = 16.0
 LEVELS = 256
 # What each network changes in the configuration; all else is shared.
@@ -39,6 +48,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "lrl-three-inputs": {"loss": {"kind": "l2"}, "model": {"inputs": ["x3", "dark", "bright"]}},
     "lrl-l1": {"loss": {"kind": "l1", "color": 0.0}},
     "lrl-psi": {"loss": {"kind": "psi", "color": 0.0}},
+    "lrl-again": {"loss": {"kind": "l2", "color": 0.0}, "seed": 1},
+    "lrl-color-again": {"loss": {"kind": "l2"}, "seed": 1},
 }
 TITLES = {
     "average": "plain average",
@@ -51,7 +62,9 @@ TITLES = {
     "lrl-color": "LRL, l2 and colour loss",
     "lrl-l1": "LRL, l1",
     "lrl-psi": "LRL, psi",
-    "lrl-three-inputs": "LRL on x3, dark and bright",
+    "lrl-three-inputs": "LRL on x3, dark and bright, l2 and colour loss",
+    "lrl-again": "LRL, l2, another seed",
+    "lrl-color-again": "LRL, l2 and colour loss, another seed",
     "shipped": "LRL, shipped weights (other cameras)",
 }
 Sample = Mapping[str, Tensor]
@@ -122,22 +135,25 @@ def trained(
         "steps": budget.steps,
         "batch": budget.batch,
         "clip": 1.0,
-        "validate_every": max(1, budget.steps // 16),
+        "ema": 0.995,
+        "validate_every": max(1, budget.steps // 20),
         "picture_every": 0,
         "optimizer": {"lr": budget.rate},
-        "schedule": {"kind": "cosine", "warmup": min(100, budget.steps // 10), "floor": 0.01},
+        "schedule": {"warmup": min(100, budget.steps // 10)},
+        "model": {"network": budget.network},
         "data": {
             "folders": list(folders),
             "held_out_scenes": list(held_out),
-            "validation_samples": 16,
+            "validation_samples": 1000,
             "brackets": {"ev_step": 1.0},
         },
         "run": {"workers": 0, "threads": budget.threads, "tensorboard": False},
     }
     config = load_config(SYSTEM.config, SYSTEM.presets, values=merged(shared, RUNS[name]))
     outcome = train(SYSTEM, config, out / name, progress=lambda p: report(name, p) if p.logged else None)
-    assert outcome.model is not None, "the training was interrupted"
-    return network(ExposureInterpolator.from_pretrained(outcome.model).eval())
+    if outcome.model is None:
+        sys.exit(f"{name} was interrupted at step {outcome.step}; the same command goes on")
+    return network(ExposureInterpolator.from_pretrained(outcome.model))
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,39 +209,76 @@ def write_table(path: pathlib.Path, rows: Mapping[str, Mapping[str, float]]) -> 
         writer.writerows([name, *(f"{row[column]:.4f}" for column in columns)] for name, row in rows.items())
 
 
-def curves(out: pathlib.Path, names: Sequence[str], path: pathlib.Path, title: str) -> None:
-    """PSNR and SSIM of the validation scenes over the updates."""
+def validations(run: pathlib.Path) -> dict[str, list[float]]:
+    """The columns of a run's log."""
+    with (run / "validation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows] for key in rows[0]}
+
+
+def updates_to(level: float, log: Mapping[str, list[float]]) -> float:
+    """The first validation from which on the PSNR stays at or above a level; NaN if the last one is below."""
+    first = float("nan")
+    for step, value in zip(reversed(log["step"]), reversed(log["psnr"]), strict=True):
+        if value < level:
+            break
+        first = step
+    return first
+
+
+def convergence(out: pathlib.Path, levels: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """For each network its PSNR at the end, and the updates after which it stays above that of other methods."""
+    table = {}
+    for name in RUNS:
+        log = validations(out / name)
+        table[name] = {"psnr": log["psnr"][-1], "within 0.25 dB of it": updates_to(log["psnr"][-1] - 0.25, log)}
+        table[name] |= {f"above {method}": updates_to(level, log) for method, level in levels.items()}
+    return table
+
+
+def curves(
+    out: pathlib.Path, names: Sequence[str], levels: Mapping[str, float], path: pathlib.Path, title: str
+) -> None:
+    """PSNR and SSIM of the held-out scenes over the updates."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name in names:
-        with (out / name / "validation.csv").open() as file:
-            rows = list(csv.DictReader(file))
+        log = validations(out / name)
         for axis, metric in zip(axes, ("psnr", "ssim"), strict=True):
-            axis.plot([int(row["step"]) for row in rows], [float(row[metric]) for row in rows], label=TITLES[name])
-    for axis, metric in zip(axes, ("psnr", "ssim"), strict=True):
-        axis.axhline(float(rows[0][f"{metric}_x3"]), color="grey", linestyle=":", label=TITLES["imf-histogram"])
-        axis.set(xlabel="updates", ylabel={"psnr": "PSNR in dB", "ssim": "SSIM"}[metric])
+            axis.plot(log["step"], log[metric], label=TITLES[name])
+    for name, level in levels.items():
+        axes[0].axhline(level, color="grey", linestyle=":")
+        axes[0].annotate(TITLES[name], (0.02, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+    for axis, metric in zip(axes, ("PSNR in dB", "SSIM"), strict=True):
+        axis.set(xlabel="updates", ylabel=metric)
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0].legend(loc="lower right")
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def subject(name: str) -> str:
+    """What a scene of the survey shows: names of several photographs of it end in numbers."""
+    return re.sub(r"(?<=.)(_pm)?_?\d+$", "", name)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path, help="folder that holds brackets/fairchild")
     parser.add_argument("out", type=pathlib.Path, help="folder of the runs")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--network", default="paper", choices=("paper", "light", "tiny"))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--only", nargs="*", choices=RUNS, help="train these and stop")
+    parser.add_argument("--results", type=pathlib.Path, default=BENCH / "results" / "exposure_interpolation")
     budget = parser.parse_args()
 
     scenes = find_scenes([budget.data / "brackets" / "fairchild"])
-    training, held_out = split_scenes(scenes, 0.2)
+    training, held_out = split_scenes(scenes, 0.2, subject=subject)
     names = [scene.name for scene in held_out]
     whole = functools.partial(BracketTriplets, ev_step=1.0, patch=None, augment=False)
     learnt = functools.partial(trained, folders=[str(s) for s in scenes], held_out=names, out=budget.out, budget=budget)
@@ -243,7 +296,7 @@ def main() -> None:
         methods[name] = fitted((dataset[i] for i in range(len(dataset))), key, sides)
     for name in RUNS:
         methods[name] = learnt(name)
-    methods["shipped"] = network(ExposureInterpolator.from_pretrained().eval())
+    methods["shipped"] = network(ExposureInterpolator.from_pretrained())
 
     dataset = whole(held_out)
     samples = [dataset[i] for i in range(len(dataset))]
@@ -256,20 +309,24 @@ def main() -> None:
             by_scene = per_scene([row[metric] for row in rows], where)
             table[name] |= {f"{metric} {scene}": value for scene, value in by_scene.items()}
         print(f"{TITLES[name]:45} {table[name]['psnr']:6.2f} dB  {table[name]['ssim']:.4f}", flush=True)
-    write_table(RESULTS / f"{NAME}_quality.csv", table)
+    budget.results.mkdir(parents=True, exist_ok=True)
+    write_table(budget.results / "quality.csv", table)
 
     fused: dict[str, dict[str, float]] = {}
-    for name in ("", "imf-histogram", "lrl-color", "lrl-three-inputs", "shipped"):
+    for name in ("", "imf-histogram", "lrl", "lrl-color", "lrl-three-inputs", "shipped"):
         values = [fusion(methods.get(name), sample) for sample in samples]
         fused[name or "two-frames"] = {"mef_ssim": mean(values)} | per_scene(values, where)
         print(f"fused with {TITLES.get(name, 'nothing between'):45} {mean(values):.4f}", flush=True)
-    write_table(RESULTS / f"{NAME}_fusion.csv", fused)
+    write_table(budget.results / "fusion.csv", fused)
 
-    curves(budget.out, ("lrl", "direct"), RESULTS / f"{NAME}_convergence.png", "Residual and direct learning")
-    curves(budget.out, ("lrl", "lrl-l1", "lrl-psi"), RESULTS / f"{NAME}_losses.png", "Restoration losses")
-    facts = {"steps": budget.steps, "batch": budget.batch, "rate": budget.rate, "threads": torch.get_num_threads()}
-    facts |= {"held_out": names, "triplets": len(samples), "hdrops": hdrops.__version__, "torch": torch.__version__}
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    levels = {name: table[name]["psnr"] for name in ("imf-histogram", "curve", "joint")}
+    write_table(budget.results / "convergence.csv", convergence(budget.out, levels))
+    curves(budget.out, ("lrl", "direct"), levels, budget.results / "convergence.png", "Residual and direct learning")
+    curves(budget.out, ("lrl", "lrl-l1", "lrl-psi"), levels, budget.results / "losses.png", "Restoration losses")
+    facts = {name: getattr(budget, name) for name in ("steps", "batch", "rate", "network")}
+    facts |= {"training": [scene.name for scene in training], "held_out": names, "triplets": len(samples)}
+    facts |= {"machine": machine("cpu", budget.threads or torch.get_num_threads())}
+    (budget.results / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
