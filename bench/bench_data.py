@@ -24,7 +24,7 @@ import warnings
 
 import numpy as np
 import torch
-from conftest import machine
+from machine import machine
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 

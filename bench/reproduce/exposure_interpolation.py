@@ -36,7 +36,7 @@ from hdrops.train.exposure_interpolation import SYSTEM
 
 BENCH = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(BENCH))
-from conftest import machine  # noqa: E402
+from machine import machine  # noqa: E402
 
 RATIO = 16.0
 LEVELS = 256
