@@ -1,18 +1,20 @@
 """Quality of fusion on static brackets: ``hdrops fuse`` by both methods, OpenCV's Mertens and the plain average.
 
-Writes the pictures of every method below a folder, judges them by ``hdrops evaluate``, and keeps the
-values in ``bench/results/fusion_quality.csv``. The brackets are those of kind "static" in ``brackets.json`` of a data
-folder, whose pictures have 8 bits.
+Writes the pictures of every method below a folder, judges them by ``hdrops evaluate``, and keeps the values of every
+scene in ``bench/results/fusion_quality.csv`` and their means in ``fusion_quality.md`` there. The brackets are those of
+kind "static" in ``brackets.json`` of a data folder, whose pictures have 8 bits. Given methods, it judges these alone,
+and keeps the values of others that it finds.
 
-    python bench/fusion_quality.py DATA OUT
+    python bench/fusion_quality.py DATA OUT [METHOD ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import pathlib
-import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,13 +27,18 @@ from torch import Tensor
 from hdrops.io import InputError, read_bracket, write_image
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-METHODS = ("mertens", "interpolate")
+# Of ``hdrops fuse``: the method, and whether it leaves out the network.
+METHODS = {
+    "mertens": ("mertens", False),
+    "interpolate-imf": ("interpolate", True),
+    "interpolate": ("interpolate", False),
+}
 # A process for each bracket would be most of the time.
 FUSE = """
 import json, pathlib, sys
 from hdrops_cli.fuse import run
-for files, out, method in json.load(sys.stdin):
-    run([pathlib.Path(f) for f in files], pathlib.Path(out), method, True, None, None, None, 95,
+for files, out, method, imf_only in json.load(sys.stdin):
+    run([pathlib.Path(f) for f in files], pathlib.Path(out), method, imf_only, None, None, None, 95,
         contrast=1.0, saturation=1.0, exposedness=1.0)
 """
 
@@ -49,11 +56,42 @@ def opencv(frames: Tensor) -> Tensor:
 PEERS: dict[str, Callable[[Tensor], Tensor]] = {"average": average, "opencv": opencv}
 
 
+def keep(report: pathlib.Path, folder: pathlib.Path) -> None:
+    """The values of a report beside those of other methods, without the places of pictures; and the means."""
+    file = folder / "fusion_quality.csv"
+    rows = {}
+    for path in (file, report):
+        if path.exists():
+            with path.open(newline="") as stream:
+                rows |= {(row["method"], row["scene"]): row for row in csv.DictReader(stream)}
+    for row in rows.values():
+        row.pop("picture", None)
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    order = {name: place for place, name in enumerate((*METHODS, *PEERS))}
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(sorted(rows.values(), key=lambda row: (row["scene"], order.get(row["method"], len(order)))))
+    methods = [name for name in order if any(name == method for method, _ in rows)]
+    scenes = set.intersection(*({scene for m, scene in rows if m == name} for name in methods))
+    lines = [f"Means over {len(scenes)} static brackets.", "", f"| metric | {' | '.join(methods)} |"]
+    lines.append("|---|" + "---:|" * len(methods))
+    for metric in columns:
+        if metric not in ("scene", "method"):
+            means = [statistics.fmean(float(rows[name, scene][metric]) for scene in scenes) for name in methods]
+            lines.append(f"| {metric} | {' | '.join(f'{value:.4g}' for value in means)} |")
+    (folder / "fusion_quality.md").write_text("\n".join(lines) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("methods", nargs="*", metavar="METHOD")
     arguments = parser.parse_args()
+    for name in set(arguments.methods) - {*METHODS, *PEERS}:
+        parser.error(f"unknown method {name}; methods are {', '.join((*METHODS, *PEERS))}")
+    methods = arguments.methods or [*METHODS, *PEERS]
     sources, pictures = arguments.out / "sources", arguments.out / "results"
     jobs = []
     for bracket in json.loads((arguments.data / "brackets.json").read_text()):
@@ -74,20 +112,20 @@ def main() -> int:
             link = sources / scene / file.name
             link.unlink(missing_ok=True)
             link.symlink_to(file.resolve())
-        for name in (*METHODS, *PEERS):
+        for name in methods:
             out = pictures / name / f"{scene}.png"
             out.parent.mkdir(parents=True, exist_ok=True)
             if name in PEERS:
                 write_image(out, PEERS[name](frames))
             else:
-                jobs.append(([str(file) for file in files], str(out), name))
+                jobs.append(([str(file) for file in files], str(out), *METHODS[name]))
     subprocess.run([sys.executable, "-c", FUSE], input=json.dumps(jobs), text=True, check=True, stdout=sys.stderr)
     report = arguments.out / "report.html"
-    evaluate = [sys.executable, "-m", "hdrops_cli.main", "evaluate", *(str(pictures / m) for m in (*METHODS, *PEERS))]
+    evaluate = [sys.executable, "-m", "hdrops_cli.main", "evaluate", *(str(pictures / name) for name in methods)]
     evaluate += ["--sources", str(sources), "-o", str(report)]
     code = subprocess.run(evaluate, check=False).returncode
     if code == 0:
-        shutil.copy(report.with_suffix(".csv"), RESULTS / "fusion_quality.csv")
+        keep(report.with_suffix(".csv"), RESULTS)
     return code
 
 
