@@ -7,7 +7,7 @@ the moving average of their weights, so that curves of convergence do not end wi
 twice, from other seeds: the difference is what chance does. Interrupted, the script goes on where it was. Tables and
 plots go to ``bench/results/exposure_interpolation``.
 
-    python bench/reproduce/exposure_interpolation.py DATA OUT --steps 3500
+    python bench/reproduce/exposure_interpolation.py DATA OUT --steps 6000
 
 Networks can be trained at the same time before, by ``--only NAME --threads 1`` in several processes.
 """
@@ -36,7 +36,7 @@ from hdrops.train.exposure_interpolation import SYSTEM
 
 BENCH = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(BENCH))
-from machine import machine  # noqa: E402
+from conftest import machine  # noqa: E402
 
 RATIO = 16.0
 LEVELS = 256
@@ -136,7 +136,8 @@ def trained(
         "batch": budget.batch,
         "clip": 1.0,
         "ema": 0.995,
-        "validate_every": max(1, budget.steps // 20),
+        "precision": budget.precision,
+        "validate_every": min(250, budget.steps),
         "picture_every": 0,
         "optimizer": {"lr": budget.rate},
         "schedule": {"warmup": min(100, budget.steps // 10)},
@@ -268,9 +269,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path, help="folder that holds brackets/fairchild")
     parser.add_argument("out", type=pathlib.Path, help="folder of the runs")
-    parser.add_argument("--steps", type=int, default=3500)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--network", default="paper", choices=("paper", "light", "tiny"))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--only", nargs="*", choices=RUNS, help="train these and stop")
