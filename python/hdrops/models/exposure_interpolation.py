@@ -485,7 +485,10 @@ class ExposureInterpolator(nn.Module):
             ValueError: a pickle, unknown or missing keys, weights of another network, or a damaged file.
         """
         config, weights = _pretrained.find(_pretrained.shipped(SYSTEM) if source is None else source)
-        model = cls(ExposureInterpolatorConfig._read(_pretrained.read_config(config), str(config)))
+        built = ExposureInterpolatorConfig._read(_pretrained.read_config(config), str(config))
+        # Neither memory nor random numbers are spent on weights that the file replaces, or does not fit.
+        with torch.device("meta"):
+            model = cls(built)
         _pretrained.load_weights(model, weights)
         return model.eval()
 
