@@ -101,8 +101,10 @@ def images_of(paths: Sequence[Path]) -> list[Path]:
     return images
 
 
-def open_bracket(images: Sequence[Path], out: Path, times: str | None, ev: str | None, least: int = 1) -> Bracket:
-    """Read a bracket of ``least`` images or more that is to become ``out``, check that it can, and voice doubts."""
+def open_bracket(
+    images: Sequence[Path], outs: Sequence[Path], times: str | None, ev: str | None, least: int = 1
+) -> Bracket:
+    """Read a bracket of ``least`` images or more that is to become ``outs``, check that it can, and voice doubts."""
     from hdrops.io import InputError
 
     given_times = parse_numbers(times, "--times", "--times 1/60,1/15")
@@ -110,7 +112,7 @@ def open_bracket(images: Sequence[Path], out: Path, times: str | None, ev: str |
     if len(images) < least:
         raise InputError(f"interpolation needs at least {least} images, got {len(images)}; add another exposure")
     with working(f"reading {len(images)} images"):
-        bracket = read_checked(images, out, given_times, given_ev)
+        bracket = read_checked(images, outs, given_times, given_ev)
     for warning in bracket.warnings:
         warn(warning)
     if bracket.ordered_by == "brightness" and len(images) > 1 and bracket.exposures_believed:
@@ -119,17 +121,18 @@ def open_bracket(images: Sequence[Path], out: Path, times: str | None, ev: str |
 
 
 def read_checked(
-    images: Sequence[Path], out: Path, times: Sequence[float] | None, ev: Sequence[float] | None
+    images: Sequence[Path], outs: Sequence[Path], times: Sequence[float] | None, ev: Sequence[float] | None
 ) -> Bracket:
-    """Read a bracket that is to become ``out``, and check that it can."""
+    """Read a bracket that is to become ``outs``, files of one kind, and check that it can."""
     from hdrops.io import InputError, check_writable, read_bracket
 
-    for path in images:
-        if out.resolve() == path.resolve() or (out.exists() and path.exists() and out.samefile(path)):
-            raise InputError(f"{out} is one of the inputs; choose another name for the result")
-    check_writable(out)
+    for out in outs:
+        for path in images:
+            if out.resolve() == path.resolve() or (out.exists() and path.exists() and out.samefile(path)):
+                raise InputError(f"{out} is one of the inputs; choose another name for the result")
+        check_writable(out)
     bracket = read_bracket(images, times=times, ev=ev)
-    _check_range(bracket, out)
+    _check_range(bracket, outs[0])
     return bracket
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from hdrops_cli.bracket import describe, images_of, open_bracket
-from hdrops_cli.interpolate import load_model
+from hdrops_cli.interpolate import in_order, load_model
 from hdrops_cli.report import say, working
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def fused(
     with torch.inference_mode():
         frames = bracket.images[None]
         if method == "interpolate":
-            frames = insert_exposures(frames, model)
+            with in_order():
+                frames = insert_exposures(frames, model)
         return hdrops.exposure_fusion(frames, **exponents)[0]
 
 
@@ -56,7 +57,7 @@ def run(
     from hdrops.io import write_image
 
     started = time.perf_counter()
-    bracket = open_bracket(images_of(images), out, times, ev, least=2 if method == "interpolate" else 1)
+    bracket = open_bracket(images_of(images), [out], times, ev, least=2 if method == "interpolate" else 1)
     read = time.perf_counter()
     with working("fusing"):
         model = load_model(imf_only, weights) if method == "interpolate" else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +31,18 @@ def load_model(imf_only: bool, weights: Path | None) -> ExposureInterpolator | N
         raise InputError(str(error)) from error
 
 
+@contextlib.contextmanager
+def in_order() -> Iterator[None]:
+    """Frames in an order that their brightness belies are bad input: exposures decide it, which a user can state."""
+    from hdrops.io import InputError
+    from hdrops.models import SwappedImages
+
+    try:
+        yield
+    except SwappedImages as error:
+        raise InputError(f"{error}, or state their exposures by --times or --ev") from error
+
+
 def run(
     dark: Path,
     bright: Path,
@@ -43,26 +57,28 @@ def run(
     import torch
 
     from hdrops.io import Exposure, write_image
-    from hdrops.models import insert_exposures
+    from hdrops.models import exposures_between
 
     started = time.perf_counter()
-    bracket = open_bracket([dark, bright], out, times, ev, least=2)
-    with torch.inference_mode(), working("interpolating"):
-        inserted = insert_exposures(bracket.images[None], load_model(imf_only, weights), steps)[0, 1:-1]
+    places = [out]
+    if steps > 1:  # their numbers go up with the exposure
+        places = [out.parent / f"{out.stem}_{i}{out.suffix}" for i in range(1, steps + 1)]
+    bracket = open_bracket([dark, bright], places, times, ev, least=2)
     seconds: list[float | None] = [None] * steps
     if bracket.exposure_times is not None and bracket.ordered_by != "ev":  # seconds, not relative
         first, last = bracket.exposure_times.tolist()
         seconds = [first * (last / first) ** (i / (steps + 1)) for i in range(1, steps + 1)]
-    # Where several are asked for, their numbers go up with the exposure.
-    places = [out.with_name(f"{out.stem}_{i}{out.suffix}") for i in range(1, steps + 1)] if steps > 1 else [out]
-    for place, image, exposed in zip(places, inserted, seconds, strict=True):
-        exposure = None
-        if exposed is not None:
-            # Times from EXIF refer to the aperture and sensitivity of the darkest frame.
-            exposure = (
-                replace(bracket.exposures[0], time=exposed) if bracket.ordered_by == "exif" else Exposure(exposed)
-            )
-        write_image(place, image, exposure=exposure, metadata=bracket.middle_metadata, quality=quality)
+    with torch.inference_mode(), working("interpolating"), in_order():
+        darker, brighter = bracket.images[:, None]
+        between = exposures_between(darker, brighter, load_model(imf_only, weights), steps)
+        for place, images, exposed in zip(places, between, seconds, strict=True):
+            exposure = None
+            if exposed is not None:
+                # Times from EXIF refer to the aperture and sensitivity of the darkest frame.
+                exposure = (
+                    replace(bracket.exposures[0], time=exposed) if bracket.ordered_by == "exif" else Exposure(exposed)
+                )
+            write_image(place, images[0], exposure=exposure, metadata=bracket.middle_metadata, quality=quality)
     known = "" if None in seconds else f", exposed {', '.join(f'{t:.4g}' for t in seconds)} s"
     names = str(places[0]) if steps == 1 else f"{places[0]} to {places[-1].name}"
     say(f"{describe(bracket)}{known}, {time.perf_counter() - started:.2f} s → {names}")

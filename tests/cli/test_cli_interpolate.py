@@ -6,7 +6,8 @@ import pytest
 import torch
 from image_files import icc_profile
 
-from hdrops.io import Exposure, Metadata, read_image, write_image
+import hdrops as package
+from hdrops.io import Exposure, InputError, Metadata, read_image, write_image
 from hdrops.models import ExposureInterpolator, insert_exposures, interpolate_exposure
 
 
@@ -45,6 +46,90 @@ def test_several_exposures_are_numbered(hdrops, tmp_path, frames8, bracket8):
         assert torch.equal(result.pixels, expected[i])
         assert result.exposure.time == pytest.approx(float(times[0] * (times[2] / times[0]) ** (i / 4)), rel=1e-3)
     assert not (tmp_path / "out.tif").exists()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_no_numbered_exposure_overwrites_an_input(hdrops, tmp_path, frames8, link):
+    source = frames8[2] if link else frames8[2].rename(tmp_path / "out_2.png")
+    if link:
+        (tmp_path / "out_2.png").symlink_to(source)
+    before = source.read_bytes()
+    options = ("--steps", 3, "--imf-only")
+    code, stdout, stderr = hdrops("interpolate", frames8[0], source, "-o", tmp_path / "out.png", *options)
+    assert (code, stdout) == (2, "")
+    assert "out_2.png is one of the inputs" in stderr
+    assert stderr.count("\n") == 1
+    assert source.read_bytes() == before
+    assert not (tmp_path / "out_1.png").exists()
+
+
+def test_an_input_may_have_the_name_without_a_number(hdrops, frames8):
+    """That file is not written where there are several."""
+    before = frames8[0].read_bytes()
+    arguments = ("interpolate", frames8[0], frames8[2], "-o", frames8[0], "--imf-only", "--steps")
+    assert hdrops(*arguments, 2).code == 0
+    assert hdrops(*arguments, 1).code == 2
+    assert frames8[0].read_bytes() == before
+    assert frames8[0].with_name("0_2.png").exists()
+
+
+def test_every_place_is_checked_before_anything_is_read(hdrops, tmp_path, frames8):
+    (tmp_path / "out_3.png").mkdir()
+    frames8[2].write_bytes(b"not read")
+    code, _, stderr = hdrops("interpolate", frames8[0], frames8[2], "-o", tmp_path / "out.png", "--steps", 3)
+    assert code == 2
+    assert "out_3.png: it is a folder" in stderr
+    assert not (tmp_path / "out_1.png").exists()
+
+
+def test_exposures_are_written_one_at_a_time(hdrops, tmp_path, frames8, monkeypatch):
+    """Memory does not grow with their number: the next is computed when the last is on disk."""
+    events = []
+
+    def computed(*args, **options):
+        events.append("computed")
+        return package.imf_fuse(*args, **options)
+
+    def written(path, image, **options):
+        assert image.untyped_storage().nbytes() == image.nbytes
+        events.append("written")
+        write_image(path, image, **options)
+
+    monkeypatch.setattr("hdrops.models.exposure_interpolation.imf_fuse", computed)
+    monkeypatch.setattr("hdrops.io.write_image", written)
+    options = ("--steps", 4, "--imf-only")
+    assert hdrops("interpolate", frames8[0], frames8[2], "-o", tmp_path / "out.png", *options).code == 0
+    assert events == ["computed", "written"] * 4
+
+
+def test_failure_half_way_leaves_whole_files(hdrops, tmp_path, frames8, monkeypatch):
+    old = tmp_path / "out_2.png"
+    old.write_bytes(b"what was there before")
+
+    def fails_at_the_second(path, image, **options):
+        if path == old:
+            raise InputError(f"cannot write {path}: No space left on device")
+        write_image(path, image, **options)
+
+    monkeypatch.setattr("hdrops.io.write_image", fails_at_the_second)
+    options = ("--steps", 3, "--imf-only")
+    code, _, stderr = hdrops("interpolate", frames8[0], frames8[2], "-o", tmp_path / "out.png", *options)
+    assert code == 2
+    assert "No space left" in stderr
+    assert old.read_bytes() == b"what was there before"
+    assert read_image(tmp_path / "out_1.png").pixels.shape == (3, 48, 72)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["frames8", "out_1.png", "out_2.png"]
+
+
+@pytest.mark.parametrize("command", [("interpolate",), ("fuse", "--method", "interpolate")])
+def test_stated_order_against_all_brightness_is_refused(hdrops, tmp_path, frames8, command):
+    out = tmp_path / "out.png"
+    code, stdout, stderr = hdrops(*command, frames8[0], frames8[2], "-o", out, "--imf-only", "--times", "1,1/16")
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("warning: ")
+    assert "clearly brighter than bright; swap the images, or state their exposures by --times or --ev" in stderr
+    assert stderr.count("\n") == 2
+    assert not out.exists()
 
 
 def test_stated_times_are_written(hdrops, tmp_path, frames8):

@@ -20,6 +20,7 @@ from hdrops.data import (
     gamma_response,
     split_scenes,
 )
+from hdrops.data.triplets import _admissible
 from hdrops.io import Exposure, InputError, read_image, write_image
 
 SHAPES = {"dark": 3, "bright": 3, "target": 3, "imf_dark": 2, "imf_bright": 2, "fraction": 0}
@@ -110,6 +111,23 @@ def test_triplets_are_all_that_fit(brackets):
     wide = BracketTriplets(brackets, distance=3, tolerance=0.5, ev_step=1)
     assert len(wide) == 3 * 4 * 2
     assert {round(t.fraction, 4) for t in wide.triplets} == {0.3333, 0.6667}
+
+
+def test_the_target_lies_between_the_others(brackets):
+    """However far from the middle it may be."""
+    data = BracketTriplets(brackets, distance=3, tolerance=1.2, ev_step=1)
+    assert {(t.distance, round(t.fraction, 3)) for t in data.triplets} == {
+        (2, 0.5),
+        (3, 0.333),
+        (3, 0.667),
+        (4, 0.25),
+        (4, 0.5),
+        (4, 0.75),
+    }
+    # What rounding tells apart is one exposure.
+    for stops in ([0.0, 1e-12, 4.0], [0.0, 4 - 1e-12, 4.0]):
+        with pytest.raises(InputError, match="no two frames"):
+            _admissible(stops, 6.0, 2.0)
 
 
 def test_exposures_of_the_files_come_first(tmp_path):
@@ -370,6 +388,12 @@ def test_fractions_and_distances_as_asked(hdr_files):
     assert 50 < weighted.count(0.2) < 100
 
 
+def test_a_range_may_be_any_two_numbers():
+    image = light(150, 200)
+    one, other = (SyntheticTriplets(image, distance=distance) for distance in ([2, 6], (2.0, 6.0)))
+    assert_equal(one[3], other[3])
+
+
 def test_panoramas_are_told_by_their_shape_or_said():
     image = light(64, 128)
     assert SyntheticTriplets([image], frame=(20, 30), patch=None).scenes == ["tensor 0"]
@@ -507,6 +531,8 @@ def test_bracket_arguments(brackets, arguments):
     "arguments",
     [
         {"distance": (3.0, 2.0)},
+        {"distance": [2.0]},
+        {"distance": (2.0, 4.0, 6.0)},
         {"fraction": 1.0},
         {"fraction": {}},
         {"fraction": {0.5: 0.0}},

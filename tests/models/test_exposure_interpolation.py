@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pathlib
 import pickle
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +17,19 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import hdrops
 from hdrops import losses
+from hdrops.data import Camera, SyntheticTriplets, contrast_response
+from hdrops.data.sample import render_scene
 from hdrops.models import (
     LRL,
     ExposureInterpolator,
     ExposureInterpolatorConfig,
     LRLConfig,
+    SwappedImages,
+    exposures_between,
     insert_exposures,
     interpolate_exposure,
 )
@@ -257,23 +264,33 @@ def test_predict_follows_the_weights_and_keeps_the_layout() -> None:
         network.predict(torch.zeros(1, 4, 20, 30))
 
 
+def resident(key: str) -> float:
+    """Memory of this process in MiB: VmRSS now, VmHWM at its peak."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    found = re.search(rf"{key}:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
 @pytest.mark.large
 @pytest.mark.parametrize("inputs", [("x3",), ("x3", "dark", "bright")])
 @torch.no_grad()
 def test_tiled_equals_whole_at_12_megapixels(inputs: Any) -> None:
     """The network of the paper, in bands of the whole width with a halo twice as large as needed."""
-    import resource
-
     images = pair(3000, 4000, dtype=torch.uint8)
     made = model("paper", inputs=inputs)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    actual = made.interpolate(*(image.float() / 255 for image in images), ratio=16.0)[:, 0]
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    values = [image.float() / 255 for image in images]
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    actual = made.interpolate(*values)[:, 0]
+    grown = resident("VmHWM") - before
     assert grown < 1024, f"{grown:.0f} MiB"
+    codes = [image.to(torch.int32).mul(257).to(torch.uint16) for image in images]
+    imf = [hdrops.intermediate_imf(hdrops.estimate_imf(*p, 4096)) for p in (codes, codes[::-1])]
     halo = 2 * made.network.radius
     for top in range(0, 3000, 500):
         rows = slice(max(top - halo, 0), top + 500 + halo)
-        band = made(*(image[:, :, rows] for image in images), *tables()).clamp(0, 1)
+        band = made(*(image[:, :, rows] for image in images), *imf).clamp(0, 1)
         whole = band[:, :, top - rows.start :][:, :, :500]
         assert (actual[:, :, top : top + 500] - whole).abs().max() <= 1e-5
 
@@ -456,9 +473,10 @@ def test_images_in_channels_last() -> None:
 
 
 def test_no_images() -> None:
-    assert model().interpolate(*pair(n=1))[:0].shape == (0, 1, 3, 40, 50)
-    dark = torch.zeros(0, 3, 8, 9)
-    assert model().interpolate(dark, dark, 2, ratio=4.0).shape == (0, 2, 3, 8, 9)
+    for dark in (pair()[0][:0], pair(dtype=torch.uint8)[0][:0]):
+        assert model().interpolate(dark, dark).shape == (0, 1, 3, 40, 50)
+        assert model().interpolate(dark, dark, 2, ratio=4.0).shape == (0, 2, 3, 40, 50)
+        assert interpolate_exposure(dark, dark).shape == (0, 3, 40, 50)
 
 
 def test_gradients_are_left_alone() -> None:
@@ -497,8 +515,104 @@ def test_insert_exposures() -> None:
             assert torch.equal(between, made.interpolate(bracket[:, 1], bracket[:, 2], steps)[:, 0])
     with pytest.raises(ValueError, match="at least two exposures"):
         insert_exposures(bracket[:, :1], made)
-    with pytest.raises(ValueError, match="steps must be 1 or more"):
-        insert_exposures(bracket, None, 0)
+    for inserted in (made, None):
+        for steps in (0, 1001):
+            with pytest.raises(ValueError, match="steps must be 1 to 1000"):
+                insert_exposures(bracket, inserted, steps)
+
+
+def pair_of(dark: Tensor, bright: Tensor) -> Tensor:
+    return torch.stack([dark, bright], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+def test_exposures_come_one_at_a_time(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has memory of its own; what they share is computed once."""
+    from hdrops.models import exposure_interpolation
+
+    calls = {"estimate_imf": 0, "folded": 0, "imf_fuse": 0}
+
+    def counted(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return function(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    dark, bright = pair(dtype=dtype)
+    made = model("light")
+    expected = {
+        made: made.interpolate(dark, bright, 3)[0],
+        None: insert_exposures(pair_of(dark, bright), None, 3)[0, 1:-1],
+    }
+    counted(exposure_interpolation, "estimate_imf")
+    counted(exposure_interpolation, "imf_fuse")
+    counted(LRL, "folded")
+    for inserted, frames in expected.items():
+        calls.update(estimate_imf=0, folded=0, imf_fuse=0)
+        between = exposures_between(dark, bright, inserted, 3)
+        for i, frame in enumerate(between, 1):
+            assert torch.equal(frame[0], frames[i - 1])
+            assert frame.untyped_storage().nbytes() == frame.nbytes
+            assert calls == {"estimate_imf": 2, "folded": int(inserted is not None), "imf_fuse": i}
+        assert i == 3
+
+
+def test_inserted_exposures_keep_gradients() -> None:
+    """Those of maps alone: the images are differentiable."""
+    bracket = pair_of(*(image.double() for image in pair(8, 9))).requires_grad_()
+    (gradient,) = torch.autograd.grad(insert_exposures(bracket, steps=2).square().sum(), bracket)
+    assert bool(gradient.isfinite().all())
+    assert bool((gradient != 2 * bracket).any())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+def test_swapped_images_are_refused(dtype: torch.dtype) -> None:
+    """Where the maps are estimated: weights go by role, so that the result would be poor and nothing would say so."""
+    dark, bright = pair(dtype=dtype, n=2)
+    made = model()
+    one_swapped = torch.stack([dark[0], bright[1]]), torch.stack([bright[0], dark[1]])
+    calls: list[Callable[[Tensor, Tensor], Any]] = [
+        made.interpolate,
+        interpolate_exposure,
+        lambda *images: insert_exposures(pair_of(*images)),
+        lambda *images: insert_exposures(pair_of(*images), made),
+        exposures_between,
+        lambda *images: exposures_between(*images, made),
+    ]
+    for call in calls:
+        for images in ((bright, dark), one_swapped):
+            with pytest.raises(SwappedImages, match=r"dark must be the less exposed image, .*; swap the images"):
+                call(*images)
+        call(dark, dark)
+    assert issubclass(SwappedImages, ValueError)
+    made.interpolate(bright, dark, ratio=4.0)
+    interpolate_exposure(bright, dark, imf=tables())
+
+
+def test_what_is_clearly_brighter() -> None:
+    dark = torch.full((1, 3, 700, 900), 0.5)
+    interpolate_exposure(dark, dark / 1.09)
+    with pytest.raises(SwappedImages):
+        interpolate_exposure(dark, dark / 1.11)
+    black = torch.zeros_like(dark)
+    interpolate_exposure(black, black)
+
+
+def test_estimated_maps_compile_and_export() -> None:
+    """The order of the images is not asked there: that would break the graph."""
+    torch.compiler.reset()
+    images = pair(dtype=torch.uint8)
+    expected = interpolate_exposure(*images)
+    assert torch.equal(torch.compile(interpolate_exposure, fullgraph=True)(*images), expected)
+
+    class Module(torch.nn.Module):
+        def forward(self, dark: Tensor, bright: Tensor) -> Tensor:
+            return interpolate_exposure(dark, bright)
+
+    assert torch.equal(torch.export.export(Module(), images).module()(*images), expected)
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -521,6 +635,9 @@ def test_wrong_images() -> None:
             ValueError,
             "drop an alpha channel",
         ),
+        (lambda: interpolate_exposure(*(x[:, [0, 1, 2, 0, 1]] for x in (dark, bright))), ValueError, "drop an alpha"),
+        (lambda: interpolate_exposure(dark, bright[..., 1:]), ValueError, "must have one shape"),
+        (lambda: interpolate_exposure(dark.int(), bright.int()), TypeError, "dark must be uint8, uint16 or floating"),
         (lambda: made(dark[:, :2], bright[:, :2], *tables()), ValueError, "3 channels, or 1 for grey"),
         (
             lambda: made.interpolate(dark.to("meta"), bright.to("meta")),
@@ -541,14 +658,28 @@ def test_wrong_images() -> None:
         ({"ratio": math.inf}, "at least 1, got inf"),
         ({"ratio": 4.0, "gamma": -1.0}, "gamma must be positive"),
         ({"crf": torch.linspace(0, 1, 5)}, "crf needs the exposure ratio"),
-        ({"imf": tables(), "ratio": 4.0}, "leave out ratio and crf"),
+        ({"gamma": 0.5}, "gamma needs the exposure ratio"),
+        ({"ratio": 4.0, "gamma": 0.5, "crf": torch.linspace(0, 1, 5)}, "gamma and crf both state the response"),
+        ({"imf": tables(), "ratio": 4.0}, "leave out ratio, gamma and crf"),
+        ({"imf": tables(), "gamma": 0.5}, "leave out ratio, gamma and crf"),
         ({"imf": (tables()[0],)}, "imf must be two tables"),
         ({"tile": 0}, "a tile must have at least one pixel"),
+        ({"tile": (3,)}, r"a tile must have at least one pixel a side, as a number or \(rows, columns\), got \(3,\)"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model().interpolate(*pair(), **options)
+    if not options.keys() & {"steps", "tile"}:
+        with pytest.raises(ValueError, match=message):
+            interpolate_exposure(*pair(), **options)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, 2.0, math.nan])
+def test_wrong_fractions(fraction: float) -> None:
+    for options in ({}, {"ratio": 4.0}, {"imf": tables()}):
+        with pytest.raises(ValueError, match="fraction must lie between 0 and 1"):
+            interpolate_exposure(*pair(), fraction=fraction, **options)
 
 
 @pytest.mark.parametrize(
@@ -592,16 +723,66 @@ def test_save_and_load(tmp_path: pathlib.Path, existing: bool) -> None:
         assert all(torch.equal(loaded.state_dict()[name], weight) for name, weight in made.state_dict().items())
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+def test_loaded_weights_are_ordinary(tmp_path: pathlib.Path, stored: torch.dtype) -> None:
+    """Each has memory of its own, not that of the mapped file; a seeded run is not disturbed."""
+    made = model("light")
+    made.to(stored).save_pretrained(tmp_path)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    loaded = ExposureInterpolator.from_pretrained(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    file = tmp_path / "model.safetensors"
+    with open(file, "r+b") as stream:  # what is mapped would change; cut off, it would end the process
+        stream.write(bytes(file.stat().st_size))
+    for (name, parameter), weight in zip(loaded.named_parameters(), made.parameters(), strict=True):
+        assert type(parameter) is torch.nn.Parameter, name
+        assert parameter.requires_grad
+        assert parameter.is_contiguous()
+        assert (parameter.dtype, parameter.device.type) == (torch.float32, "cpu")
+        assert parameter.untyped_storage().nbytes() == parameter.nbytes
+        assert torch.equal(parameter, weight.float())
+
+
+def psnr(image: Tensor, truth: Tensor) -> float:
+    return 20 * math.log10(255) - 10 * math.log10((image.double() - truth.double()).square().mean().item())
+
+
 def test_shipped_weights() -> None:
-    """They are loaded without an argument; an installation without them says so."""
+    """They are loaded without an argument, and are worth it; an installation without them says so."""
     folder = pathlib.Path(hdrops.__file__).parent / "weights" / "exposure_interpolation"
-    if (folder / "model.safetensors").is_file():
-        dark, bright = pair(dtype=torch.uint8)
-        shipped = ExposureInterpolator.from_pretrained()
-        assert (shipped.interpolate(dark, bright)[:, 0] - interpolate_exposure(dark, bright)).float().abs().mean() < 20
-    else:
+    if not (folder / "model.safetensors").is_file():
         with pytest.raises(FileNotFoundError, match="has no weights of exposure_interpolation"):
             ExposureInterpolator.from_pretrained()
+        return
+
+    def camera(generator: Any) -> Camera:
+        response = functools.partial(
+            contrast_response, contrast=generator.uniform(1.0, 2.0), shift=generator.normal(0.0, 0.4)
+        )
+        return Camera(response, full_well=1e12, read_noise=0.0)
+
+    pairs = SyntheticTriplets(
+        render_scene(240, 360),
+        panorama=False,
+        distance=4.0,
+        fraction=0.5,
+        frame=(160, 240),
+        patch=None,
+        camera=camera,
+        seed=2,
+        samples_per_epoch=6,
+        augment=False,
+    )
+    shipped = ExposureInterpolator.from_pretrained()
+    gains = []
+    for sample in pairs:
+        dark, bright, target = (
+            (sample[key][None] * 255).round().to(torch.uint8) for key in ("dark", "bright", "target")
+        )
+        ours, x3 = shipped.interpolate(dark, bright)[:, 0], interpolate_exposure(dark, bright)
+        gains.append(psnr(ours, target) - psnr(x3, target))
+    assert sum(gains) / len(gains) >= 1, gains
 
 
 def test_writing_fails_whole(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -655,6 +836,26 @@ def test_wrong_config_files(tmp_path: pathlib.Path, change: Callable[[dict[str, 
     edited(tmp_path, change)
     with pytest.raises(ValueError, match=message):
         ExposureInterpolator.from_pretrained(tmp_path)
+
+
+def test_a_configuration_costs_nothing_before_it_is_checked(tmp_path: pathlib.Path) -> None:
+    """However large a network it asks for, the file of weights says what is there."""
+
+    class Largest(TorchDispatchMode):
+        nbytes = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor) and not result.is_meta:
+                self.nbytes = max(self.nbytes, result.nbytes)
+            return result
+
+    made = model()
+    made.save_pretrained(tmp_path)
+    edited(tmp_path, lambda c: c["network"].update(stem=512, hidden=512, features=512))
+    with Largest() as largest, pytest.raises(ValueError, match=r"has shape \(8, 3, 3, 3\), config.json asks for \(512"):
+        ExposureInterpolator.from_pretrained(tmp_path)
+    assert largest.nbytes <= max(parameter.nbytes for parameter in made.parameters())
 
 
 def test_wrong_weight_files(tmp_path: pathlib.Path) -> None:

@@ -84,7 +84,8 @@ def test_wrong_arguments() -> None:
         tiled(torch.relu, [x, x[..., 1:]], torch.empty_like(x), tile=4, halo=0)
     with pytest.raises(ValueError, match="halo must be 0 or more"):
         tiled(torch.relu, [x], torch.empty_like(x), tile=4, halo=-1)
-    with pytest.raises(ValueError, match="at least one pixel"):
-        tiled(torch.relu, [x], torch.empty_like(x), tile=0, halo=1)
+    for tile in (0, (3, 0), (3,), (3, 4, 5)):
+        with pytest.raises(ValueError, match="at least one pixel a side, as a number or"):
+            tiled(torch.relu, [x], torch.empty_like(x), tile=tile, halo=1)
     with pytest.raises(ValueError, match=r"keep height and width: \(5, 6\) became \(4, 5\)"):
         tiled(lambda x: x[..., 1:, 1:], [x], torch.empty_like(x), tile=5, halo=1)

@@ -346,8 +346,9 @@ def _read_scene(folder: pathlib.Path, ev_step: float | None) -> tuple[dict[pathl
 
 
 def _admissible(stops: Sequence[float], distance: float, tolerance: float) -> list[tuple[int, int, int]]:
-    """Frames (dark, target, bright) with the wanted distance and the target halfway."""
-    slack = tolerance + 1e-6  # of rounding
+    """Frames (dark, target, bright) with the wanted distance and the target halfway, and between the others at all."""
+    rounding = 1e-6
+    slack = tolerance + rounding
     count = range(len(stops))
     places = [
         (dark, target, bright)
@@ -356,6 +357,7 @@ def _admissible(stops: Sequence[float], distance: float, tolerance: float) -> li
         for bright in count
         if abs(stops[bright] - stops[dark] - distance) <= slack
         and abs(stops[target] - (stops[dark] + stops[bright]) / 2) <= slack
+        and stops[dark] + rounding < stops[target] < stops[bright] - rounding
     ]
     if not places:
         known = ", ".join(f"{value - stops[0]:.3g}" for value in stops)
@@ -382,7 +384,7 @@ class SyntheticTriplets(Dataset[Sample]):
     Args:
         images: HDR files, folders of .hdr and .exr files at any depth, or linear tensors (3, H, W); one or several.
         panorama: whether the images are equirectangular panoramas; by default those twice as wide as high.
-        distance: stops between dark and bright: one number, or a range.
+        distance: stops between dark and bright: one number, or the two ends of a range.
         fraction: place of the target between them, or weights of several places.
         frame: (height, width) of the virtual camera's pictures.
         patch: (height, width) of the samples, or None for whole frames.
@@ -406,7 +408,7 @@ class SyntheticTriplets(Dataset[Sample]):
         images: str | os.PathLike[str] | Tensor | Iterable[str | os.PathLike[str] | Tensor],
         *,
         panorama: bool | None = None,
-        distance: float | tuple[float, float] = (2.0, 6.0),
+        distance: float | Sequence[float] = (2.0, 6.0),
         fraction: float | Mapping[float, float] = FRACTIONS,
         frame: Sequence[int] = (120, 180),
         patch: Sequence[int] | None = (60, 90),
@@ -418,9 +420,10 @@ class SyntheticTriplets(Dataset[Sample]):
         rotate: bool = False,
         cache_bytes: int = 4 << 30,
     ) -> None:
-        self._distance = distance if isinstance(distance, tuple) else (distance, distance)
-        if not 0 < self._distance[0] <= self._distance[1] < math.inf:
+        ends = tuple(distance) if isinstance(distance, Sequence) else (distance, distance)
+        if len(ends) != 2 or not 0 < ends[0] <= ends[1] < math.inf:
             raise ValueError(f"distance must be positive stops or a range of them, got {distance}")
+        self._distance = ends[0], ends[1]
         weights = fraction if isinstance(fraction, Mapping) else {fraction: 1.0}
         if not weights or not all(0 < place < 1 and 0 < weight < math.inf for place, weight in weights.items()):
             raise ValueError(f"fraction must be above 0 and below 1, with positive weights, got {fraction}")

@@ -5,6 +5,8 @@ from hdrops.models.exposure_interpolation import (
     ExposureInterpolator,
     ExposureInterpolatorConfig,
     LRLConfig,
+    SwappedImages,
+    exposures_between,
     insert_exposures,
     interpolate_exposure,
 )
@@ -14,6 +16,8 @@ __all__ = [
     "ExposureInterpolator",
     "ExposureInterpolatorConfig",
     "LRLConfig",
+    "SwappedImages",
+    "exposures_between",
     "insert_exposures",
     "interpolate_exposure",
 ]

@@ -171,7 +171,9 @@ def build(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
 
 
 def load_weights(model: nn.Module, path: pathlib.Path) -> None:
-    """Read weights into a model whose names and shapes they must have, all of them and no others.
+    """Give a model on the meta device its weights, whose names and shapes they must have, all of them and no others.
+
+    They lie on the CPU then, in the dtypes of the model.
 
     Raises:
         ValueError: the file is damaged or belongs to another network.
@@ -192,4 +194,6 @@ def load_weights(model: nn.Module, path: pathlib.Path) -> None:
             )
         if not state[name].is_floating_point():
             raise ValueError(f"{path}: {name} is {state[name].dtype}; weights must be floating point")
-    model.load_state_dict(state)
+    # The file is only mapped into memory, where a change of it would be one of the weights, or a crash.
+    copies = {name: state[name].to(tensor.dtype, copy=True) for name, tensor in own.items()}
+    model.load_state_dict(copies, assign=True)

@@ -8,10 +8,9 @@ The conventional half (section III.A) makes the intermediate image x3 from inten
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -20,13 +19,16 @@ from torch import Tensor, nn
 
 from hdrops.models import _pretrained
 from hdrops.nn.tiling import tiled
-from hdrops.ops._arguments import CODE_DTYPES, check_image_dtype, keep_format
+from hdrops.ops._arguments import CODE_DTYPES, check_fraction, check_image_dtype, keep_format
 from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
 
 Preset = Literal["paper", "light", "tiny"]
 Input = Literal["x3", "dark", "bright"]
 SYSTEM = "exposure_interpolation"
 COLOURS = 3
+MOST_STEPS = 1000
+_BRIGHTER = 1.1  # ratio of mean codes from which images are in the wrong order: 0.3 stops of the response z^(1/2.2)
+_SAMPLED = 1 << 18  # pixels at most, about, that means are taken of
 
 # ---- the conventional half -------------------------------------------------------------------------------------------
 
@@ -39,6 +41,24 @@ def _codes(image: Tensor) -> Tensor:
     if not image.is_floating_point():
         return image
     return (image.detach().float() * 65535).round().clamp(0, 65535).to(torch.int32).to(torch.uint16)
+
+
+class SwappedImages(ValueError):
+    """The image given as the dark one is clearly brighter than the bright one."""
+
+
+def _check_order(dark: Tensor, bright: Tensor) -> None:
+    """Raise where the mean code of the dark image exceeds that of the bright one by more than a tenth.
+
+    Both are taken on a regular grid of pixels. The answer is waited for, which a program that is being traced or
+    captured cannot do: there it is not asked.
+    """
+    if torch.compiler.is_compiling() or (dark.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    step = max(1, math.isqrt(dark.shape[-2] * dark.shape[-1] // _SAMPLED))
+    means = [image[..., ::step, ::step].float().mean((1, 2, 3)) for image in (dark, bright)]
+    if bool((means[0] > _BRIGHTER * means[1]).any()):
+        raise SwappedImages("dark must be the less exposed image, but is clearly brighter than bright; swap the images")
 
 
 def _check_range(image: Tensor, name: str) -> None:
@@ -54,31 +74,52 @@ def _check_channels(image: Tensor) -> None:
         )
 
 
+def _check_images(dark: Tensor, bright: Tensor) -> None:
+    for image, name in ((dark, "dark"), (bright, "bright")):
+        check_image_dtype(image, name)
+        _check_range(image, name)
+    _check_channels(dark)
+    if dark.shape != bright.shape:
+        raise ValueError(f"dark {tuple(dark.shape)} and bright {tuple(bright.shape)} must have one shape")
+
+
+def _check_steps(steps: int) -> int:
+    steps = operator.index(steps)
+    if not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"steps must be 1 to {MOST_STEPS}, got {steps}")
+    return steps
+
+
 def _maps(
     dark: Tensor,
     bright: Tensor,
     ratio: float | None,
-    gamma: float,
+    gamma: float | None,
     crf: Tensor | None,
     imf: tuple[Tensor, Tensor] | None,
 ) -> _Maps:
     """The maps to any exposure between two images, from what is known of these."""
-    if imf is not None and (ratio is not None or crf is not None):
-        raise ValueError("imf says all about the exposures; leave out ratio and crf")
-    if crf is not None and ratio is None:
-        raise ValueError("crf needs the exposure ratio of the images as well: give ratio, or neither for an estimate")
+    response = "gamma" if gamma is not None else "crf" if crf is not None else None
+    if imf is not None and (ratio is not None or response is not None):
+        raise ValueError("imf says all about the exposures; leave out ratio, gamma and crf")
+    if gamma is not None and crf is not None:
+        raise ValueError("gamma and crf both state the response; give one of them")
+    if response is not None and ratio is None:
+        raise ValueError(
+            f"{response} needs the exposure ratio of the images as well: give ratio, or neither for an estimate"
+        )
     if ratio is not None:
         if not 1 <= ratio < math.inf:
             raise ValueError(
                 f"ratio is the exposure time of the bright image over that of the dark one, at least 1, got {ratio}; "
                 "swap the images if it is below"
             )
-        times = ratio
+        times, exponent = ratio, 1 / 2.2 if gamma is None else gamma
 
         def known(fraction: float) -> tuple[Tensor, Tensor]:
             to, back = times**fraction, times ** (fraction - 1)
             if crf is None:
-                return gamma_imf(to, gamma).clamp(max=255), gamma_imf(back, gamma)
+                return gamma_imf(to, exponent).clamp(max=255), gamma_imf(back, exponent)
             return crf_imf(crf, to), crf_imf(crf, back)
 
         return known
@@ -90,6 +131,7 @@ def _maps(
         levels = 256 if dark.dtype == torch.uint8 else 4096
         first, second = _codes(dark), _codes(bright)
         forth, back = estimate_imf(first, second, levels), estimate_imf(second, first, levels)
+        _check_order(dark, bright)
     return lambda f: (intermediate_imf(forth, f), intermediate_imf(back, 1 - f))
 
 
@@ -99,7 +141,7 @@ def interpolate_exposure(
     *,
     fraction: float = 0.5,
     ratio: float | None = None,
-    gamma: float = 1 / 2.2,
+    gamma: float | None = None,
     crf: Tensor | None = None,
     imf: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
@@ -109,24 +151,29 @@ def interpolate_exposure(
     needed.
 
     Args:
-        dark: the less exposed image (N, C, H, W), uint8, uint16 or floating point in [0, 1].
-        bright: the more exposed image; same shape and dtype.
+        dark: the less exposed image (N, C, H, W), C = 3 or 1, uint8, uint16 or floating point in [0, 1].
+        bright: the more exposed image; same shape, dtype and device.
         fraction: position between the exposures on the logarithmic scale, 0 being the dark and 1 the bright one, both
             excluded. The paper takes 1/2, the geometric mean of the exposure times.
         ratio: exposure time of the bright image over that of the dark one, at least 1.
-        gamma: of the response z^γ that ``ratio`` is applied to where there is no ``crf``. The paper leaves it open.
-        crf: the camera response that ``ratio`` is applied to, as :func:`hdrops.crf_imf` takes it.
+        gamma: of the response z^γ that ``ratio`` is applied to where there is no ``crf``, 1/2.2 by default. The paper
+            leaves it open.
+        crf: the camera response that ``ratio`` is applied to, as :func:`hdrops.crf_imf` takes it. The maps are then the
+            direct ones to the exposure between, Λ(z) = F(r F⁻¹(z)) with the ratio r to it, instead of the square-root
+            rule (eq. 7).
         imf: the tables Λ12, from the dark image to the bright one, and Λ21, as :func:`hdrops.estimate_imf` gives them.
 
     Returns:
         The image exposed for Δt_dark^(1-f) Δt_bright^f, same shape and dtype.
 
     Raises:
-        TypeError, ValueError: images that :func:`hdrops.imf_fuse` refuses, a float image outside [0, 1], or arguments
-            out of range or at odds with each other.
+        SwappedImages: a ValueError: the mean code of ``dark`` exceeds that of ``bright`` by more than a tenth. That is
+            asked where the maps are estimated, but not under ``torch.compile``, ``torch.export`` and in CUDA graphs.
+        TypeError, ValueError: images of other shapes or dtypes, float images outside [0, 1], or arguments out of
+            range or at odds with each other.
     """
-    for image, name in ((dark, "dark"), (bright, "bright")):
-        _check_range(image, name)
+    check_fraction(fraction)
+    _check_images(dark, bright)
     return imf_fuse(dark, bright, *_maps(dark, bright, ratio, gamma, crf, imf)(fraction))
 
 
@@ -485,7 +532,10 @@ class ExposureInterpolator(nn.Module):
             ValueError: a pickle, unknown or missing keys, weights of another network, or a damaged file.
         """
         config, weights = _pretrained.find(_pretrained.shipped(SYSTEM) if source is None else source)
-        model = cls(ExposureInterpolatorConfig._read(_pretrained.read_config(config), str(config)))
+        built = ExposureInterpolatorConfig._read(_pretrained.read_config(config), str(config))
+        # Neither memory nor random numbers are spent on weights that the file replaces, or does not fit.
+        with torch.device("meta"):
+            model = cls(built)
         _pretrained.load_weights(model, weights)
         return model.eval()
 
@@ -550,7 +600,7 @@ class ExposureInterpolator(nn.Module):
         steps: int = 1,
         *,
         ratio: float | None = None,
-        gamma: float = 1 / 2.2,
+        gamma: float | None = None,
         crf: Tensor | None = None,
         imf: tuple[Tensor, Tensor] | None = None,
         tile: int | tuple[int, int] | None = None,
@@ -566,10 +616,12 @@ class ExposureInterpolator(nn.Module):
                 in [0, 1].
             bright: the more exposed image; same shape, dtype and device, which is that of the model.
             steps: number n of exposures, at the fractions i / (n + 1) of the way from the dark to the bright exposure
-                on the logarithmic scale. The published network is trained for 1/2.
+                on the logarithmic scale. The weights that come with hdrops are trained at 1/4, 1/3, 1/2, 2/3 and 3/4;
+                the paper's at 1/2 alone.
             ratio: exposure time of the bright image over that of the dark one, at least 1.
-            gamma: of the response z^γ that ``ratio`` is applied to where there is no ``crf``.
-            crf: the camera response that ``ratio`` is applied to, as :func:`hdrops.crf_imf` takes it.
+            gamma: of the response z^γ that ``ratio`` is applied to where there is no ``crf``, 1/2.2 by default.
+            crf: the camera response that ``ratio`` is applied to, as :func:`hdrops.crf_imf` takes it; its direct maps
+                replace the square-root rule, as for :func:`interpolate_exposure`.
             imf: the tables Λ12, from the dark image to the bright one, and Λ21, as :func:`hdrops.estimate_imf` returns
                 them.
             tile: most pixels a side, or (rows, columns), that are computed at once, which bounds the memory; None for
@@ -579,65 +631,114 @@ class ExposureInterpolator(nn.Module):
             (N, steps, C, H, W), dark to bright, of the images' dtype and memory format; codes are rounded half to even.
 
         Raises:
+            SwappedImages: a ValueError: the mean code of ``dark`` exceeds that of ``bright`` by more than a tenth. That
+                is asked where the maps are estimated.
             TypeError, ValueError: images of other shapes or dtypes, float images outside [0, 1], or arguments out of
                 range or at odds with each other.
         """
-        steps = operator.index(steps)
-        if not 1 <= steps <= 1000:
-            raise ValueError(f"steps must be 1 to 1000, got {steps}")
-        home = self.network.tail.weight.device
-        for image, name in ((dark, "dark"), (bright, "bright")):
-            check_image_dtype(image, name)
-            if image.device != home:
-                raise ValueError(f"{name} is on {image.device}, the model on {home}; move one of them")
-            _check_range(image, name)
-        _check_channels(dark)
-        if dark.shape != bright.shape:
-            raise ValueError(f"dark {tuple(dark.shape)} and bright {tuple(bright.shape)} must have one shape")
-        maps = _maps(dark, bright, ratio, gamma, crf, imf)
-        network = self.network.folded()
-        side = _tile(dark) if tile is None else tile
+        steps = _check_steps(steps)
+        expose = self._between(dark, bright, ratio=ratio, gamma=gamma, crf=crf, imf=imf, tile=tile)
         n, c, h, w = dark.shape
         if dark.is_contiguous(memory_format=torch.channels_last) and not dark.is_contiguous():
             result = dark.new_empty(n, steps, h, w, c).permute(0, 1, 4, 2, 3)
         else:
             result = dark.new_empty(n, steps, c, h, w)
         for i in range(steps):
-            tables = maps((i + 1) / (steps + 1))
+            expose((i + 1) / (steps + 1), result[:, i])
+        return result
 
-            def frame(dark: Tensor, bright: Tensor, tables: tuple[Tensor, Tensor] = tables) -> Tensor:
+    def _between(
+        self,
+        dark: Tensor,
+        bright: Tensor,
+        *,
+        ratio: float | None = None,
+        gamma: float | None = None,
+        crf: Tensor | None = None,
+        imf: tuple[Tensor, Tensor] | None = None,
+        tile: int | tuple[int, int] | None = None,
+    ) -> Callable[[float, Tensor], Tensor]:
+        """What computes the exposure at a fraction of the way from dark to bright into a tensor, and returns this.
+
+        All is checked here, and the maps and the folded network are made once for all fractions.
+        """
+        home = self.network.tail.weight.device
+        for image, name in ((dark, "dark"), (bright, "bright")):
+            if image.device != home:
+                raise ValueError(f"{name} is on {image.device}, the model on {home}; move one of them")
+        _check_images(dark, bright)
+        with torch.no_grad():
+            maps = _maps(dark, bright, ratio, gamma, crf, imf)
+            network = self.network.folded()
+        side = _tile(dark) if tile is None else tile
+
+        @torch.no_grad()
+        def expose(fraction: float, out: Tensor) -> Tensor:
+            tables = maps(fraction)
+
+            def frame(dark: Tensor, bright: Tensor) -> Tensor:
                 return _store(self._compensated(dark, bright, *tables, network), dark.dtype)
 
-            tiled(frame, (dark, bright), result[:, i], tile=side, halo=self.network.radius)
-        return result
+            return tiled(frame, (dark, bright), out, tile=side, halo=self.network.radius)
+
+        return expose
+
+
+def exposures_between(
+    dark: Tensor, bright: Tensor, model: ExposureInterpolator | None = None, steps: int = 1
+) -> Iterator[Tensor]:
+    """The exposures of :meth:`ExposureInterpolator.interpolate` one at a time, none kept.
+
+    What they share is computed once, when this is called: the estimated maps, and the model in the form in which it
+    runs, with the weights that it has then.
+
+    Args:
+        dark: the less exposed image (N, C, H, W), C = 3 or 1, uint8, uint16 or floating point in [0, 1].
+        bright: the more exposed image; same shape, dtype and device.
+        model: what interpolates; None for the intensity mapping functions alone.
+        steps: number of exposures, 1 to 1000, evenly spaced on the logarithmic scale.
+
+    Returns:
+        An iterator over ``steps`` images (N, C, H, W), dark to bright, of the dtype of ``dark``.
+
+    Raises:
+        TypeError, ValueError: as for :meth:`ExposureInterpolator.interpolate`, at the call.
+    """
+    steps = _check_steps(steps)
+    fractions = (i / (steps + 1) for i in range(1, steps + 1))
+    if model is not None:
+        expose = model._between(dark, bright)
+        return (expose(fraction, torch.empty_like(dark)) for fraction in fractions)
+    _check_images(dark, bright)
+    maps = _maps(dark, bright, None, None, None, None)
+    return (imf_fuse(dark, bright, *maps(fraction)) for fraction in fractions)
 
 
 def insert_exposures(bracket: Tensor, model: ExposureInterpolator | None = None, steps: int = 1) -> Tensor:
     """The bracket with interpolated exposures between every two neighbours (section IV.E).
 
     Args:
-        bracket: (N, K, C, H, W), K >= 2, dark to bright.
+        bracket: (N, K, C, H, W), K >= 2, C = 3 or 1, dark to bright, uint8, uint16 or floating point in [0, 1].
         model: what interpolates; None for the intensity mapping functions alone.
-        steps: number of exposures between two neighbours.
+        steps: number of exposures between two neighbours, 1 to 1000.
 
     Returns:
         (N, K + (K - 1) steps, C, H, W), dark to bright.
 
     Raises:
-        ValueError: fewer than two exposures, or steps out of range.
+        SwappedImages: a ValueError: the mean code of an exposure exceeds that of the next by more than a tenth.
+        TypeError, ValueError: fewer than two exposures, steps out of range, or images of another kind.
     """
     if bracket.dim() != 5 or bracket.shape[1] < 2:
         raise ValueError(
             f"interpolation needs a bracket (N, K, C, H, W) of at least two exposures, got {tuple(bracket.shape)}"
         )
-    if steps < 1:
-        raise ValueError(f"steps must be 1 or more, got {steps}")
-    frames = list(bracket.unbind(1))
-    result = [frames[0]]
-    for dark, bright in itertools.pairwise(frames):
-        if model is not None:
-            result += model.interpolate(dark, bright, steps).unbind(1)
-        else:
-            result += [interpolate_exposure(dark, bright, fraction=i / (steps + 1)) for i in range(1, steps + 1)]
-        result.append(bright)
-    return torch.stack(result, 1)
+    steps = _check_steps(steps)
+    n, k, *size = bracket.shape
+    result = bracket.new_empty(n, k + (k - 1) * steps, *size)
+    result[:, :: steps + 1] = bracket
+    for pair in range(k - 1):
+        between = exposures_between(bracket[:, pair], bracket[:, pair + 1], model, steps)
+        for place, image in enumerate(between, pair * (steps + 1) + 1):
+            result[:, place] = image
+    return result

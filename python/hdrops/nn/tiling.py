@@ -22,8 +22,8 @@ def tiles(height: int, width: int, tile: int | tuple[int, int]) -> Iterator[tupl
         tile: most pixels a side, or (rows, columns).
     """
     sides = (tile, tile) if isinstance(tile, int) else tile
-    if min(sides) < 1:
-        raise ValueError(f"a tile must have at least one pixel a side, got {tile}")
+    if len(sides) != 2 or min(sides) < 1:
+        raise ValueError(f"a tile must have at least one pixel a side, as a number or (rows, columns), got {tile}")
 
     def cuts(size: int, most: int) -> list[slice]:
         count = -(-size // most)

@@ -25,6 +25,11 @@ def check_image_dtype(image: torch.Tensor, name: str) -> None:
         raise TypeError(f"{name} must be uint8, uint16 or floating point, got {image.dtype}")
 
 
+def check_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie between 0 and 1, both excluded, got {fraction}")
+
+
 def compute_dtype(image: torch.Tensor) -> torch.dtype:
     """The arithmetic type of an operator: float64 for float64 images, float32 for all others."""
     return torch.float64 if image.dtype == torch.float64 else torch.float32

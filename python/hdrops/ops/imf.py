@@ -130,8 +130,7 @@ def intermediate_imf(imf: Tensor, fraction: float = 0.5) -> Tensor:
     imf = _arguments.as_tensor(imf, "imf")
     if not imf.is_floating_point():
         raise TypeError(f"imf must be floating point, got {imf.dtype}")
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must lie between 0 and 1, both excluded, got {fraction}")
+    _arguments.check_fraction(fraction)
     z = torch.linspace(0, 255, imf.shape[-1], dtype=imf.dtype, device=imf.device)
     # The power is taken of values bounded away from 0, so that the gradient at z = 0 or Λ = 0 is finite.
     power = imf.clamp(min=torch.finfo(imf.dtype).tiny).pow(fraction)
