@@ -309,7 +309,7 @@ def test_a_refused_configuration_is_not_written(run, tmp_path):
     run("steps=2")
     before = (tmp_path / "run/config.toml").read_bytes()
     with pytest.raises(InputError, match="the checkpoint is of another network"):
-        run("width=7", accept_changes=True)
+        run("width=7", accept_changes=True, told=[])
     assert (tmp_path / "run/config.toml").read_bytes() == before
     with pytest.raises(InputError, match="the run is at step 2 already"):
         run("steps=1")
@@ -456,7 +456,7 @@ def test_a_damaged_checkpoint_is_passed_over(run, results, tmp_path, damage):
 def test_damaged_checkpoints_of_one_step_are_all_kept(run, tmp_path):
     folder = tmp_path / "run/checkpoints"
     for _ in range(2):
-        run("steps=8")
+        run("steps=8", told=[])
         truncate(folder / "step-000008/model.safetensors")
     assert run("steps=8", told=[]).began == 6
     assert len(list(folder.glob("damaged-step-000008*"))) == 2
@@ -593,10 +593,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, results, tmp_path):
     assert f"step {bad} is left out" in told[0]
     assert b"nan" not in results("other")["metrics.csv"]
     # What the message advises: the same folder goes on.
-    shutil.copytree(tmp_path / "run", tmp_path / "calmer")
+    shutil.copytree(tmp_path / "run", tmp_path / "calmer", symlinks=True)
     outcome = run(f"explode_at={limit}", "skip_non_finite=1", "run.checkpoint_every=1", told=[])
     assert (outcome.began, outcome.step) == (bad - 1, 12)
-    settings = [f"explode_at={limit + 1}", "optimizer.lr=1e-3", "clip=1"]
+    settings = [f"explode_at={max(sums)}", "optimizer.lr=1e-3", "clip=1"]
     outcome = run(*settings, out="calmer", accept_changes=True, told=[])
     assert (outcome.began, outcome.step) == (bad - 1, 12)
 
