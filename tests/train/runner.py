@@ -128,8 +128,8 @@ if __name__ == "__main__":
     if sys.argv[1] == "--serve":
         serve()
     else:
-        step = run(sys.argv[1], sys.argv[2:]).step
+        outcome = run(sys.argv[1], sys.argv[2:])
         threads = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
         left = [name for name in threads if "gloo" in name or "store" in name]
         assert not left, f"threads that may abort the process at its end: {left}"
-        os.write(1, f"{step}\n".encode())
+        os.write(1, f"{outcome.began} {outcome.step}\n".encode())

@@ -190,10 +190,11 @@ def torchrun(folder):
 def test_torchrun_resumes(run, whole, tmp_path):
     expected, _ = whole(2)
     killed(run, tmp_path / "run", expected, 2, 1, random.Random(2))
+    began = last_step(tmp_path / "run")
     with torchrun(tmp_path / "run") as launcher:
         out, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 0, err
-    assert out.split() == [str(STEPS)] * 2
+    assert out.splitlines() == [f"{began} {STEPS}"] * 2
     assert_same(tmp_path / "run", expected)
 
 

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import os
 import pathlib
 import re
@@ -33,7 +35,7 @@ _NAME = re.compile(r"step-(\d{6,})")
 _TEMPORARY = ".unfinished-"
 _BEST = "best"
 _STATE = "state.json"
-# What it must hold.
+# What it must hold, and the files that must be there.
 _SHAPE: Mapping[str, type] = {
     "format": int,
     "step": int,
@@ -43,12 +45,14 @@ _SHAPE: Mapping[str, type] = {
     "processes": int,
     "device": str,
     "data": dict,
-    "window": dict,
+    "window.steps": int,
+    "window.sums": dict,
     "skipped": int,
     "validation": dict,
     "best": dict,
-    "versions": dict,
+    "versions.torch": str,
 }
+_NEEDED = ("model", "optimizer", "rng")
 
 Tensors = dict[str, Tensor]
 
@@ -157,11 +161,15 @@ class Checkpoints:
         if state["format"] > FORMAT:
             raise InputError(f"{folder} was written by a later version of hdrops ({state['versions']}); install that")
         for key, kind in _SHAPE.items():
-            if not isinstance(state[key], kind):
-                raise TypeError(f"{key} in {_STATE} is {state[key]!r}")
+            value = functools.reduce(operator.getitem, key.split("."), state)
+            if not isinstance(value, kind):
+                raise TypeError(f"{key} in {_STATE} is {value!r}")
         tensors = {}
         for name in state["files"]:
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load((folder / name).read_bytes())
+        missing = [name for name in _NEEDED if name not in tensors]
+        if missing:
+            raise ValueError(f"files in {_STATE} does not name {', '.join(missing)}")
         return Checkpoint(state["step"], tensors, state)
 
     def _tidy(self, keep: int, best: int | None) -> None:

@@ -131,8 +131,9 @@ def train(
     """Train a system, or go on with a run that was interrupted.
 
     A folder that holds a run of the same configuration resumes it from its last checkpoint. On the same machine and
-    number of processes the result, logs included, is then that of a run without interruption, to the bit. SIGINT and
-    SIGTERM end the run after the step that is under way, with a checkpoint; a second SIGINT at once.
+    number of processes and threads the result, logs included, is then that of a run without interruption, to the bit;
+    what differs is warned of. SIGINT and SIGTERM end the run after the step that is under way, with a checkpoint; a
+    second SIGINT at once.
 
     Under torchrun all processes train together: each computes its share of every batch.
 
@@ -587,8 +588,8 @@ class _Run:
             self.warn(f"step {number} is left out, for it is not finite: {found}")
             return
         raise TrainingError(
-            f"the loss is not finite at step {number} ({found}), and would be so again: let {self.skipped} such steps "
-            f"pass (skip_non_finite={self.skipped}), or {_CALMER}. {self._where_it_stands()}"
+            f"the loss is not finite at step {number} ({found}), and would be so again: leave such steps out "
+            f"(skip_non_finite={self.skipped}), or {_CALMER}. {self._where_it_stands()}"
         )
 
     def _check_weights(self) -> None:
@@ -751,8 +752,9 @@ class _Run:
             load_optimizer(optimizer.torch, optimizer.names, own)
         rank = self.processes.rank
         own = {k.partition("/")[2]: v for k, v in tensors["rng"].items() if k.startswith(f"{rank}/")}
-        was = (state["processes"], state["device"], state.get("threads"), state["versions"].get("torch"))
-        now = (self.processes.count, self.device.type, torch.get_num_threads(), torch.__version__)
+        threads = torch.get_num_threads()
+        was = (state["processes"], state["device"], state.get("threads", threads), state["versions"]["torch"])
+        now = (self.processes.count, self.device.type, threads, torch.__version__)
         if was != now:
             form = "{} processes on {} with {} threads and torch {}"
             self.warn(
