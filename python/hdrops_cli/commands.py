@@ -286,6 +286,9 @@ def train(
         bool, typer.Option("--fresh", help="Never resume: a folder that holds a run already is an error.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="With --fresh: remove that run.")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Resume a run of another configuration with this one.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Train a system, or go on with a run that was interrupted.
@@ -301,7 +304,9 @@ def train(
     with errors_reported(debug):
         from hdrops_cli.train import run
 
-        code = run(system, preset, config, settings or [], data or [], out, show_config, fresh, force, debug)
+        code = run(
+            system, preset, config, settings or [], data or [], out, show_config, fresh, force, accept_changes, debug
+        )
         raise typer.Exit(code)
 
 

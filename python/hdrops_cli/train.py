@@ -36,6 +36,7 @@ def run(
     show_config: bool,
     fresh: bool,
     force: bool,
+    accept_changes: bool,
     debug: bool,
 ) -> int:
     """The exit code: 1 if the training failed, 128 + the signal that ended it, otherwise 0."""
@@ -53,7 +54,7 @@ def run(
 
     from hdrops.train import TrainingError, dump_config, load_config, train
 
-    folders = {"data.folders": [str(folder.absolute()) for folder in data]} if data else {}
+    folders = {"data.folders": [str(folder) for folder in data]} if data else {}
     settled = load_config(system.config, system.presets, preset=preset, file=config, settings=settings, values=folders)
     if show_config:
         print(dump_config(settled), end="")
@@ -63,8 +64,17 @@ def run(
     rank = int(os.environ.get("RANK", 0))
     started = time.perf_counter()
     try:
-        with _shown() as shown:
-            outcome = train(system, settled, out, fresh=fresh, force=force, progress=shown, warn=warn)
+        with _shown() if rank == 0 else contextlib.nullcontext() as shown:
+            outcome = train(
+                system,
+                settled,
+                out,
+                fresh=fresh,
+                force=force,
+                accept_changes=accept_changes,
+                progress=shown,
+                warn=warn,
+            )
     except InputError as error:
         raise InputError(f"process {rank}: {error}" if rank else str(error)) from error
     except TrainingError as error:

@@ -156,7 +156,11 @@ def test_train_and_resume(hdrops, hdr_images, tmp_path):
     more = hdrops(*command, "--set", "steps=8")
     assert more.code == 0
     assert "resumed after step 6" in more.stderr
-    assert_refused(hdrops(*command, "--set", "loss.kind=l1"), "loss.kind ('l2' there, 'l1' here)")
+    changed = [*command, "--set", "loss.kind=l1", "--set", "steps=10"]
+    assert_refused(hdrops(*changed), "loss.kind ('l2' there, 'l1' here)", "--accept-changes")
+    accepted = hdrops(*changed, "--accept-changes")
+    assert accepted.code == 0
+    assert "the configuration differs from that of step 8" in accepted.stderr
     assert_refused(hdrops(*command, "--fresh"), "holds a run", "--force")
     assert hdrops(*command, "--fresh", "--force").stdout.startswith("6 steps in ")
 
@@ -248,6 +252,8 @@ def test_a_loss_that_is_not_finite(hdrops, hdr_images, tmp_path):
     refused = hdrops(*command, "--set", "optimizer.lr=1e30")
     assert (refused.code, refused.stdout) == (1, "")
     assert "error: the loss is not finite at step" in refused.stderr.splitlines()[-1]
+    assert "with --accept-changes" in refused.stderr
+    assert hdrops(*command, "--accept-changes").code == 0
 
 
 def test_plain_lines_where_there_is_no_terminal(hdrops, hdr_images, tmp_path):
@@ -257,3 +263,9 @@ def test_plain_lines_where_there_is_no_terminal(hdrops, hdr_images, tmp_path):
     assert lines[-1].startswith("step 6/6, loss ")
     assert " images/s, 0 s left" in lines[-1]
     assert "\x1b" not in done.stderr
+
+
+def test_one_process_alone_shows_progress(hdrops, hdr_images, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    done = hdrops("train", SYSTEM, *SHORT, "--data", hdr_images, "--out", tmp_path / "run")
+    assert (done.code, done.stdout, done.stderr) == (0, "", "")

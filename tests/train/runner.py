@@ -19,10 +19,12 @@ import toy
 
 from hdrops.train import load_config, train
 
+SYSTEMS = {"toy": toy.TOY, "linear": toy.linear()}
 
-def run(out, settings=(), progress=None, **options):
+
+def run(out, settings=(), system="toy", progress=None, warn=lambda line: print(line, file=sys.stderr)):
     config = load_config(toy.ToyConfig, toy.TOY.presets, settings=settings)
-    return train(toy.TOY, config, out, progress=progress, warn=lambda line: print(line, file=sys.stderr), **options)
+    return train(SYSTEMS[system], config, out, progress=progress, warn=warn)
 
 
 def _kill_at_file_event(folder, number):
@@ -48,9 +50,21 @@ def _child(order, rank, port, pipe):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     events = _kill_at_file_event(order["out"], order["event"]) if rank == 0 else None
-    run(order["out"], order["settings"], lambda progress: os.write(pipe, b"."))
+
+    def tell(kind, what):
+        os.write(pipe, f"{kind} {what}\n".encode())
+
+    outcome = run(
+        order["out"],
+        order["settings"],
+        order["system"],
+        lambda progress: tell("step", progress.step),
+        lambda line: tell("warning", line),
+    )
+    asked = order["step"] is not None and order["signal"] != signal.SIGKILL
+    assert outcome.signal == (order["signal"] if asked else None), (rank, outcome)
     if rank == 0:
-        os.write(pipe, f"done {events()}".encode())
+        tell("events", events())
 
 
 def _serve_one(order):
@@ -75,14 +89,14 @@ def _serve_one(order):
     os.close(writing)
     said = b""
     if order["step"] is not None:
-        while said.count(b".") < order["step"] and (part := os.read(reading, 1 << 16)):
+        while said.count(b"step ") < order["step"] and (part := os.read(reading, 1 << 16)):
             said += part
         time.sleep(order["delay"])
         if order["signal"] == signal.SIGKILL:
             for pid in random.sample(children, len(children)):
                 os.kill(pid, signal.SIGKILL)
         else:
-            os.killpg(children[-1], order["signal"])
+            os.killpg(children[order["to"]], order["signal"])
     codes = {}
     while len(codes) < len(children):
         pid, status = os.wait()
@@ -93,8 +107,14 @@ def _serve_one(order):
     while part := os.read(reading, 1 << 16):
         said += part
     os.close(reading)
-    _, done, events = said.rpartition(b"done ")
-    return {"codes": [codes[pid] for pid in children], "events": int(events) if done else None}
+    lines = [line.partition(" ") for line in said.decode().splitlines()]
+    told = {kind: [what for k, _, what in lines if k == kind] for kind in ("step", "warning", "events")}
+    return {
+        "codes": [codes[pid] for pid in children],
+        "events": int(told["events"][0]) if told["events"] else None,
+        "steps": len(told["step"]),
+        "warnings": told["warning"],
+    }
 
 
 def serve():
@@ -108,8 +128,8 @@ if __name__ == "__main__":
     if sys.argv[1] == "--serve":
         serve()
     else:
-        step = run(sys.argv[1], sys.argv[2:]).step
+        outcome = run(sys.argv[1], sys.argv[2:])
         threads = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
         left = [name for name in threads if "gloo" in name or "store" in name]
         assert not left, f"threads that may abort the process at its end: {left}"
-        os.write(1, f"{step}\n".encode())
+        os.write(1, f"{outcome.began} {outcome.step}\n".encode())

@@ -15,7 +15,6 @@ import pytest
 import safetensors.torch
 import torch
 import toy
-from torch import nn
 
 from hdrops.io import InputError, read_image
 from hdrops.train import TrainingError
@@ -147,24 +146,9 @@ def test_schedule_and_warm_up(run, tmp_path):
     assert lr == pytest.approx([0.01 * factor for factor in expected], rel=1e-4)
 
 
-def linear(capture=None):
-    """The toy without anything random or of the whole batch, so that a batch may be computed in parts."""
-
-    def model(config):
-        network = nn.Conv2d(3, 3, 1)
-        if capture is not None:
-            capture.append(network)
-        return network
-
-    def losses(network, batch, config):
-        yield "", {"l2": (network(batch["image"]) - batch["target"]).square().mean()}
-
-    return dataclasses.replace(toy.TOY, model=model, losses=losses, validate=None)
-
-
 def test_parts_of_a_batch_add_up(run, tmp_path):
-    run(system=linear())
-    run("accumulate=2", system=linear(), out="other")
+    run(system=toy.linear())
+    run("accumulate=2", system=toy.linear(), out="other")
     one, other = (safetensors.torch.load_file(tmp_path / out / "model/model.safetensors") for out in ("run", "other"))
     for name, weight in one.items():
         torch.testing.assert_close(other[name], weight, rtol=1e-5, atol=1e-6)
@@ -175,7 +159,7 @@ def test_parts_of_a_batch_add_up(run, tmp_path):
 
 def test_gradients_are_clipped(run, tmp_path):
     networks = []
-    run("clip=1e-3", "log_every=1", system=linear(networks))
+    run("clip=1e-3", "log_every=1", system=toy.linear(networks))
     norm = torch.cat([parameter.grad.flatten() for parameter in networks[0].parameters()]).norm()
     assert norm == pytest.approx(1e-3, rel=1e-3)
     assert float(rows(tmp_path / "run/metrics.csv")[-1]["gradient_norm"]) > 1e-3  # as it was before
@@ -225,6 +209,15 @@ def test_an_optimizer_moves_its_own_parameters_alone(run, tmp_path):
 
 
 # ---- interruptions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_resumes_on_a_gpu(run, results):
+    settings = ["run.device=cuda", "precision=bfloat16", "run.workers=1"]
+    run(*settings)
+    assert interrupt_at(run, 4, signal.SIGTERM, *settings, out="other").step == 5
+    assert run(*settings, out="other").began == 5
+    assert results("other") == results()
 
 
 def interrupt_at(run, step, number, *settings, **options):
@@ -294,10 +287,49 @@ def test_another_configuration_is_refused(run, results, tmp_path):
     with pytest.raises(InputError) as error:
         run("steps=2", "optimizer.lr=0.5", "data.samples=7")
     assert "optimizer.lr (0.01 there, 0.5 here), data.samples (10 there, 7 here)" in str(error.value)
+    assert "--accept-changes" in str(error.value)
     assert "--fresh --force" in str(error.value)
     assert results() == before
     run("steps=2", "run.workers=1", "run.keep=7")  # these may differ
     assert "workers = 1" in (tmp_path / "run/config.toml").read_text()
+
+
+def test_changes_are_accepted(run, tmp_path):
+    run("steps=2", "ema=0")
+    told = []
+    outcome = run("ema=0.5", "optimizer.lr=0.5", "batch=5", accept_changes=True, told=told)
+    assert (outcome.began, outcome.step) == (2, 12)
+    assert told == ["the configuration differs from that of step 2; the run goes on with the present one"]
+    assert "lr = 0.5" in (tmp_path / "run/config.toml").read_text()
+    assert run("ema=0.5", "optimizer.lr=0.5", "batch=5").began == 12
+
+
+def test_a_refused_configuration_is_not_written(run, tmp_path):
+    """What is refused only once the checkpoint is read as well: the network."""
+    run("steps=2")
+    before = (tmp_path / "run/config.toml").read_bytes()
+    with pytest.raises(InputError, match="the checkpoint is of another network"):
+        run("width=7", accept_changes=True, told=[])
+    assert (tmp_path / "run/config.toml").read_bytes() == before
+    with pytest.raises(InputError, match="the run is at step 2 already"):
+        run("steps=1")
+    assert (tmp_path / "run/config.toml").read_bytes() == before
+
+
+def test_a_bad_configuration_of_the_run_is_named(run, tmp_path):
+    run("steps=2")
+    file = tmp_path / "run/config.toml"
+    file.write_text(file.read_text().replace("clip = ", "clap = "))
+    with pytest.raises(InputError, match=rf"^{file}: unknown key clap \(did you mean clip\?\)"):
+        run("steps=2")
+
+
+def test_a_run_of_another_system_is_refused(run, results):
+    run("steps=2")
+    before = results()
+    with pytest.raises(InputError, match="holds a run of toy, not of game; give another folder"):
+        run("steps=2", system=dataclasses.replace(toy.TOY, name="game"))
+    assert results() == before
 
 
 def test_fresh(run, tmp_path):
@@ -321,6 +353,44 @@ def test_a_foreign_folder_is_refused(run, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write into"):
         run(out="file")
+
+
+@pytest.mark.parametrize("config", [None, "title = 'a blog'\n", "", "steps = 3\n", "a = [\n"])
+@pytest.mark.parametrize("options", [{}, {"fresh": True, "force": True}])
+def test_files_of_another_origin_are_never_touched(run, tmp_path, config, options):
+    folder = tmp_path / "run"
+    names = ["pictures/a.png", "model/b.bin", "tensorboard/c", "checkpoints/step-000001/d", "data.json", "metrics.csv"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    if config is not None:
+        (folder / "config.toml").write_text(config)
+    with pytest.raises(InputError, match="holds files of another origin"):
+        run("steps=1", **options)
+    assert all((folder / name).read_text() == "mine" for name in names)
+    assert config is None or (folder / "config.toml").read_text() == config
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_run_is_known_by_its_configuration(run, tmp_path, marked):
+    """By its first line, even if the keys are of another version; or because it is complete."""
+    run("steps=1")
+    file = tmp_path / "run/config.toml"
+    first, rest = file.read_text().split("\n", 1)
+    assert first == "# hdrops train toy"
+    file.write_text(f"{first}\nold = 1\n{rest}" if marked else rest)
+    assert run("steps=2", fresh=True, force=True).began == 0
+
+
+def test_fresh_where_the_checkpoints_are_a_link(run, tmp_path):
+    """The link is removed, not what it names."""
+    run("steps=2")
+    (tmp_path / "run/checkpoints").rename(tmp_path / "elsewhere")
+    (tmp_path / "run/checkpoints").symlink_to(tmp_path / "elsewhere")
+    assert run("steps=2").began == 2
+    assert run("steps=2", fresh=True, force=True).began == 0
+    assert not (tmp_path / "run/checkpoints").is_symlink()
+    assert (tmp_path / "elsewhere/step-000002/model.safetensors").exists()
 
 
 def test_a_run_that_failed_at_its_start_may_begin_anew(run, tmp_path):
@@ -354,7 +424,17 @@ DAMAGES = {
     "no state": lambda folder: (folder / "state.json").unlink(),
     "half a state": lambda folder: truncate(folder / "state.json"),
     "empty": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "state of another shape": lambda folder: (folder / "state.json").write_text("[]"),
+    "window of another shape": lambda folder: rewrite(folder / "state.json", '"sums"', '"sum"'),
+    "weights not named": lambda folder: rewrite(folder / "state.json", '"model.safetensors",', ""),
+    "no best": lambda folder: rewrite(folder / "state.json", '"best"', '"worst"'),
+    "a word for a number": lambda folder: rewrite(folder / "state.json", '"format": 1', '"format": "1"'),
 }
+
+
+def rewrite(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -372,6 +452,37 @@ def test_a_damaged_checkpoint_is_passed_over(run, results, tmp_path, damage):
     assert "going on from step 8" in told[0]
     assert results("other") == results()
     assert not list((tmp_path / "other/checkpoints").glob(".*"))
+    assert (tmp_path / "other/checkpoints/damaged-step-000009").is_dir()
+
+
+def test_damaged_checkpoints_of_one_step_are_all_kept(run, tmp_path):
+    folder = tmp_path / "run/checkpoints"
+    for _ in range(2):
+        run("steps=8", told=[])
+        truncate(folder / "step-000008/model.safetensors")
+    assert run("steps=8", told=[]).began == 6
+    assert len(list(folder.glob("damaged-step-000008*"))) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE])
+def test_a_checkpoint_that_cannot_be_read_now_is_left_alone(run, results, tmp_path, monkeypatch, number):
+    run()
+    before = results()
+    read = pathlib.Path.read_bytes
+
+    def failing(path):
+        if path.parent.name == "step-000012":
+            raise OSError(number, os.strerror(number))
+        return read(path)
+
+    with monkeypatch.context() as context:
+        context.setattr(pathlib.Path, "read_bytes", failing)
+        with pytest.raises(
+            InputError, match=f"cannot read the checkpoint .*step-000012: {os.strerror(number)}; it is left as it is"
+        ):
+            run()
+    assert results() == before
+    assert run().began == 12
 
 
 def test_no_checkpoint_can_be_read(run, tmp_path):
@@ -427,6 +538,23 @@ def test_another_network_is_refused(run):
         run(system=system)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"threads": 1', '"threads": 7', "with 7 threads and torch"),
+        (f'"torch": "{torch.__version__}"', '"torch": "1.0"', "and torch 1.0, now it is"),
+    ],
+)
+def test_what_changes_the_last_bits_is_said(run, tmp_path, old, new, words):
+    run("steps=4")
+    rewrite(tmp_path / "run/checkpoints/step-000004/state.json", old, new)
+    told = []
+    run("steps=4", told=told)
+    (warning,) = told
+    assert words in warning
+    assert "not to the bit as it would have" in warning
+
+
 def test_a_row_that_was_cut_is_written_again(run, results, tmp_path):
     run()
     interrupt_at(run, 7, signal.SIGTERM, out="other")
@@ -456,6 +584,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, results, tmp_path):
     message = str(error.value)
     assert f"not finite at step {bad} (loss nan, l2 nan, l1 0." in message
     assert "skip_non_finite=1" in message
+    assert "with --accept-changes" in message
     assert f"The last checkpoint is {tmp_path / 'run/checkpoints'}/step-{bad - 1:06d}" in message
     weights = safetensors.torch.load_file(tmp_path / f"run/checkpoints/step-{bad - 1:06d}/model.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
@@ -465,6 +594,59 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, results, tmp_path):
     assert len(told) == 1
     assert f"step {bad} is left out" in told[0]
     assert b"nan" not in results("other")["metrics.csv"]
+    # What the message advises: the same folder goes on.
+    shutil.copytree(tmp_path / "run", tmp_path / "calmer", symlinks=True)
+    outcome = run(f"explode_at={limit}", "skip_non_finite=1", "run.checkpoint_every=1", told=[])
+    assert (outcome.began, outcome.step) == (bad - 1, 12)
+    settings = [f"explode_at={max(sums)}", "optimizer.lr=1e-3", "clip=1"]
+    outcome = run(*settings, out="calmer", accept_changes=True, told=[])
+    assert (outcome.began, outcome.step) == (bad - 1, 12)
+
+
+def toy_that_goes_wrong(step, before=None, after=None):
+    """The toy, and what happens to its batch before a step, or to its network after it."""
+
+    def losses(model, batch, config):
+        losses.step += 1
+        if losses.step == step and before is not None:
+            before(batch)
+        yield from toy.losses(model, batch, config)
+        if losses.step == step and after is not None:
+            after(model)
+
+    losses.step = 0
+    return dataclasses.replace(toy.TOY, losses=losses)
+
+
+def test_a_step_that_is_left_out_leaves_the_buffers(run, tmp_path):
+    """NaN in an image would reach the statistics of the normalisation."""
+    system = toy_that_goes_wrong(5, before=lambda batch: batch["image"][0, 0, 0, 0].fill_(torch.nan))
+    run("skip_non_finite=1", "validate_every=100", system=system, told=[])
+    weights = safetensors.torch.load_file(tmp_path / "run/checkpoints/step-000012/model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    assert int(weights["norm.num_batches_tracked"]) == 11
+
+
+def test_weights_that_overflow_are_not_kept(run, tmp_path):
+    system = toy_that_goes_wrong(5, after=lambda model: model.first.weight.data[0, 0, 0, 0].fill_(torch.inf))
+    with pytest.raises(TrainingError) as error:
+        run("skip_non_finite=1", "run.checkpoint_every=1", system=system)
+    message = str(error.value)
+    assert message.startswith("first.weight of the network is not finite after step 5, and would be so again: lower ")
+    assert message.endswith(f"with --accept-changes. The last checkpoint is {tmp_path}/run/checkpoints/step-000004")
+    assert run("skip_non_finite=1", "run.checkpoint_every=1").began == 4
+
+
+def test_a_network_that_is_not_finite_is_not_exported(run, tmp_path):
+    run()
+    file = tmp_path / "run/checkpoints/step-000012/ema.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    tensors["last.bias"][0] = torch.inf
+    safetensors.torch.save_file(tensors, file)
+    before = (tmp_path / "run/model/model.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match=r"last\.bias of the network is not finite after step 12"):
+        run()
+    assert (tmp_path / "run/model/model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -490,6 +672,46 @@ def test_out_of_memory(run, tmp_path, error):
         run(system=system)
     assert "memory does not suffice for step 4 on cpu; lower batch or width, or raise accumulate" in str(caught.value)
     assert "step-000002" in str(caught.value)
+    assert "accumulate from 1, with --accept-changes. The last checkpoint is" in str(caught.value)
+    assert run("accumulate=2", accept_changes=True, told=[]).began == 2
+
+
+def memoryless(*_arguments):
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"validate": memoryless},
+            "the validation after step 5 on cpu; lower data.samples, with --accept-changes. The",
+        ),
+        (
+            {"validate": memoryless, "validation_keys": ()},
+            "the validation after step 5 on cpu; end other programs. The",
+        ),
+        ({"model": memoryless}, "the network on cpu; take a smaller one. There is no checkpoint yet"),
+        ({"export": memoryless}, "run/model on cpu; end other programs. The last checkpoint is"),
+    ],
+)
+def test_out_of_memory_outside_of_steps(run, changes, words):
+    system = dataclasses.replace(toy.TOY, **({"validation_keys": ("data.samples",)} | changes))
+    with pytest.raises(TrainingError) as error:
+        run(system=system)
+    assert words in str(error.value)
+
+
+def test_out_of_memory_in_a_checkpoint(run, monkeypatch):
+    save = safetensors.torch.save
+
+    def failing(tensors):
+        return memoryless() if float(tensors.get("norm.num_batches_tracked", 0)) == 4 else save(tensors)
+
+    with monkeypatch.context() as context:
+        context.setattr(safetensors.torch, "save", failing)
+        with pytest.raises(TrainingError, match="memory does not suffice for the checkpoint of step 4 on cpu"):
+            run()
     assert run().began == 2
 
 
@@ -500,6 +722,38 @@ def test_bugs_are_not_taken_for_lack_of_memory(run):
 
     with pytest.raises(RuntimeError, match=r"^a bug$"):
         run(system=dataclasses.replace(toy.TOY, losses=losses))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bugs_in_samples_are_not_taken_for_lack_of_memory(run, workers):
+    class Wrong(toy.ToySamples):
+        def __getitem__(self, key):
+            raise RuntimeError("a bug")
+
+    system = dataclasses.replace(toy.TOY, samples=lambda config: toy.Data(Wrong(config)), validate=None)
+    with pytest.raises(RuntimeError, match="a bug") as error:
+        run(f"run.workers={workers}", system=system)
+    assert error.type is RuntimeError
+
+
+def test_losses_must_yield(run):
+    def nothing(model, batch, config):
+        yield from ()
+
+    with pytest.raises(ValueError, match="losses of toy must yield an optimiser and terms, got none"):
+        run(system=dataclasses.replace(toy.TOY, losses=nothing))
+
+
+@pytest.mark.parametrize("odd", ["one more", "another name"])
+def test_parts_must_yield_the_same(run, odd):
+    def losses(model, batch, config):
+        losses.part += 1
+        for _ in range(losses.part if odd == "one more" else 1):
+            yield "", {"l2" if odd == "one more" else f"l{losses.part}": model(batch["image"]).square().mean()}
+
+    losses.part = 0
+    with pytest.raises(ValueError, match="must yield the same optimisers and terms for every part of a batch, got "):
+        run("accumulate=2", system=dataclasses.replace(toy.TOY, losses=losses))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -560,3 +814,21 @@ def test_tensorboard_has_the_rows(run, tmp_path):
     assert [event.value for event in events.Scalars("training/loss")] == pytest.approx(losses, rel=1e-6)
     assert [event.step for event in events.Scalars("validation/mse")] == [5, 10, 12]
     assert [event.step for event in events.Images("validation")] == [5, 10, 12]
+
+
+def test_tensorboard_has_no_row_twice(run, tmp_path):
+    """After a run that ended without a checkpoint."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def fail(progress):
+        if progress.step == 3:
+            raise OSError("the machine ends")
+
+    settings = ["run.tensorboard=true", "log_every=1", "steps=4", "run.checkpoint_every=100", "validate_every=100"]
+    with pytest.raises(OSError, match="the machine ends"):
+        run(*settings, progress=fail)
+    run(*settings)
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("training/loss")] == [1, 2, 3, 4]

@@ -6,11 +6,14 @@
       step-000500/  model, optimizer, ema, rng .safetensors; state.json
       step-001000/
       best -> step-000500
+      damaged-step-001500/  one that could not be read
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import os
 import pathlib
 import re
@@ -32,6 +35,24 @@ _NAME = re.compile(r"step-(\d{6,})")
 _TEMPORARY = ".unfinished-"
 _BEST = "best"
 _STATE = "state.json"
+# What it must hold, and the files that must be there.
+_SHAPE: Mapping[str, type] = {
+    "format": int,
+    "step": int,
+    "files": list,
+    "system": str,
+    "config": str,
+    "processes": int,
+    "device": str,
+    "data": dict,
+    "window.steps": int,
+    "window.sums": dict,
+    "skipped": int,
+    "validation": dict,
+    "best": dict,
+    "versions.torch": str,
+}
+_NEEDED = ("model", "optimizer", "rng")
 
 Tensors = dict[str, Tensor]
 
@@ -99,8 +120,11 @@ class Checkpoints:
     def load(self, keep: int, warn: Callable[[str], None]) -> Checkpoint | None:
         """The last whole checkpoint; None if there has never been one. What interrupted saves have left is removed.
 
+        A damaged one is renamed, so that it is out of the way and can be looked at.
+
         Raises:
-            InputError: checkpoints of which none can be read, or one of a later format.
+            InputError: checkpoints that are all damaged, one of a later format, or one that cannot be read at present;
+                the checkpoints are left as they are.
         """
         for path in self.folder.glob(f"{_TEMPORARY}*"):
             path.unlink() if path.is_symlink() else shutil.rmtree(path)
@@ -108,14 +132,19 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 checkpoint = self._read(step)
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
-                if isinstance(error, InputError):
-                    raise
+            except InputError:
+                raise
+            except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 damaged.append((step, " ".join(str(error).split())))
                 continue
+            except OSError as error:  # of the disk, the network or rights, not of the checkpoint
+                raise InputError(
+                    f"cannot read the checkpoint {self.path(step)}: {error.strerror}; it is left as it is: make it "
+                    "readable, then run the same command"
+                ) from error
             for other, cause in damaged:
-                warn(f"{self.path(other)} is damaged ({cause}) and removed; going on from step {step}")
-                shutil.rmtree(self._set_aside(self.path(other)))
+                kept = self._renamed(self.path(other), f"damaged-{self.path(other).name}")
+                warn(f"{self.path(other)} is damaged ({cause}), now {kept.name}; going on from step {step}")
             self._tidy(keep, checkpoint.state["best"].get("step"))
             return checkpoint
         if damaged:
@@ -131,9 +160,16 @@ class Checkpoints:
         state = json.loads((folder / _STATE).read_text())
         if state["format"] > FORMAT:
             raise InputError(f"{folder} was written by a later version of hdrops ({state['versions']}); install that")
+        for key, kind in _SHAPE.items():
+            value = functools.reduce(operator.getitem, key.split("."), state)
+            if not isinstance(value, kind):
+                raise TypeError(f"{key} in {_STATE} is {value!r}")
         tensors = {}
         for name in state["files"]:
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load((folder / name).read_bytes())
+        missing = [name for name in _NEEDED if name not in tensors]
+        if missing:
+            raise ValueError(f"files in {_STATE} does not name {', '.join(missing)}")
         return Checkpoint(state["step"], tensors, state)
 
     def _tidy(self, keep: int, best: int | None) -> None:
@@ -155,9 +191,15 @@ class Checkpoints:
 
     def _set_aside(self, path: pathlib.Path) -> pathlib.Path:
         """Give a checkpoint the name of an unfinished one, so that it never stands there half removed."""
-        aside = self.folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
-        os.rename(path, aside)
-        return aside
+        return self._renamed(path, f"{_TEMPORARY}{secrets.token_hex(8)}")
+
+    def _renamed(self, path: pathlib.Path, name: str) -> pathlib.Path:
+        """Give a checkpoint another name; a longer one if that is taken."""
+        target = self.folder / name
+        if target.exists():
+            target = self.folder / f"{name}-{secrets.token_hex(4)}"
+        os.rename(path, target)
+        return target
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hdrops.io.errors import InputError
 
 _LONGEST_VALUE = 60  # characters of a refused value in an error
+_MARK = "# hdrops train"
 
 
 class Section(BaseModel):
@@ -61,7 +62,7 @@ class ScheduleConfig(Section):
 
 
 class RunConfig(Section):
-    """Where and how the run is done; these keys, unlike all others, may differ when it is resumed."""
+    """Where and how the run is done; these keys may differ when it is resumed."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where torch finds one")
     workers: int = Field(default=2, ge=0, le=256, description="processes that prepare samples, for each that trains")
@@ -88,7 +89,10 @@ class TrainConfig(Section):
     skip_non_finite: int = Field(
         default=0, ge=0, description="updates that may be left out since their loss is NaN or infinite"
     )
-    deterministic: bool = Field(default=True, description="only algorithms that give the same bits every time")
+    deterministic: bool = Field(
+        default=True,
+        description="algorithms that give the same bits every time wherever torch has one; where not, torch warns",
+    )
     log_every: int = Field(default=50, ge=1, description="steps between two rows of metrics.csv")
     validate_every: int = Field(default=500, ge=1, description="steps; the last one is always validated")
     picture_every: int = Field(default=4, ge=0, description="validations between two pictures; 0 is none")
@@ -122,9 +126,7 @@ def load_config(
     Raises:
         InputError: an unknown preset, a file that cannot be read, or keys and values that are not allowed.
     """
-    # A table of which one key is given keeps the others as the configuration has them, not as its own type would.
-    tables = {name: field.default for name, field in kind.model_fields.items()}
-    merged = {name: default.model_dump() for name, default in tables.items() if isinstance(default, BaseModel)}
+    merged = _defaults(kind)
     if preset is not None:
         if preset not in presets:
             raise InputError(f"unknown preset {preset!r}{_nearest(preset, presets)}; presets: {', '.join(presets)}")
@@ -142,8 +144,39 @@ def load_config(
 
 
 def read_config(kind: type[C], file: str | os.PathLike[str]) -> C:
-    """The configuration that a run has written; errors as those of :func:`load_config`."""
-    return load_config(kind, {}, file=file)
+    """The configuration that a run has written; errors as those of :func:`load_config`, which name the file."""
+    merged = _defaults(kind)
+    _merge(merged, _read(pathlib.Path(file)))
+    try:
+        return _validated(kind, merged)
+    except InputError as error:
+        raise InputError(f"{os.fspath(file)}: {error}") from error
+
+
+def dump_run_config(system: str, config: BaseModel) -> str:
+    """What a run of a system writes: :func:`dump_config` below a line that tells the file from those of others."""
+    return f"{_MARK} {system}\n{dump_config(config)}"
+
+
+def is_run_config(kind: type[TrainConfig], file: pathlib.Path) -> bool:
+    """Whether a run has written this file: it has the line that says so, or is a complete configuration.
+
+    Raises:
+        InputError: a file that is there but cannot be read.
+    """
+    try:
+        first = file.read_bytes().partition(b"\n")[0]
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}; check its permissions") from error
+    if first.startswith(f"{_MARK} ".encode()):
+        return True
+    try:
+        read_config(kind, file)
+        return TrainConfig.model_fields.keys() <= _read(file).keys()
+    except InputError:
+        return False
 
 
 def dump_config(config: BaseModel) -> str:
@@ -165,6 +198,12 @@ def config_hash(config: TrainConfig) -> str:
 
 
 # ---- sources -------------------------------------------------------------------------------------------------------
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    """A table of which one key is given keeps the others as the configuration has them, not as its own type would."""
+    tables = {name: field.default for name, field in kind.model_fields.items()}
+    return {name: default.model_dump() for name, default in tables.items() if isinstance(default, BaseModel)}
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import math
 import multiprocessing
 import os
 import pathlib
-import platform
 import shutil
 import signal
 import time
@@ -22,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -38,7 +36,15 @@ from hdrops.train.checkpoint import (
     on_cpu,
     optimizer_tensors,
 )
-from hdrops.train.config import C, OptimizerConfig, config_hash, differing_keys, dump_config, read_config
+from hdrops.train.config import (
+    C,
+    OptimizerConfig,
+    config_hash,
+    differing_keys,
+    dump_run_config,
+    is_run_config,
+    read_config,
+)
 from hdrops.train.errors import TrainingError
 from hdrops.train.logs import Board, Table
 from hdrops.train.processes import Processes, joined_processes
@@ -52,7 +58,11 @@ _DATA = "data.json"
 _CHECKPOINTS, _PICTURES, _BOARD = "checkpoints", "pictures", "tensorboard"
 _TABLES = ("metrics.csv", "validation.csv", "timing.csv")
 _LOCK = ".lock"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# Against numbers that are not finite.
+_CALMER = "lower optimizer.lr or clip gradients (clip=1), with --accept-changes"
 
 Warn = Callable[[str], None]
 
@@ -114,14 +124,16 @@ def train(
     *,
     fresh: bool = False,
     force: bool = False,
+    accept_changes: bool = False,
     progress: Callable[[Progress], None] | None = None,
     warn: Warn = warnings.warn,
 ) -> Outcome:
     """Train a system, or go on with a run that was interrupted.
 
     A folder that holds a run of the same configuration resumes it from its last checkpoint. On the same machine and
-    number of processes the result, logs included, is then that of a run without interruption, to the bit. SIGINT and
-    SIGTERM end the run after the step that is under way, with a checkpoint; a second SIGINT at once.
+    number of processes and threads the result, logs included, is then that of a run without interruption, to the bit;
+    what differs is warned of. SIGINT and SIGTERM end the run after the step that is under way, with a checkpoint; a
+    second SIGINT at once.
 
     Under torchrun all processes train together: each computes its share of every batch.
 
@@ -131,6 +143,8 @@ def train(
         out: folder of the run, which is created.
         fresh: never resume: a folder that holds a run is an error,
         force: unless that run may be removed.
+        accept_changes: resume a run of another configuration with this one. Without, ``run`` and ``skip_non_finite``
+            may differ, and ``steps`` unless the schedule depends on their number.
         progress: called after every step, in process 0.
         warn: called with lines to show, in process 0.
 
@@ -139,7 +153,8 @@ def train(
 
     Raises:
         InputError: a folder or configuration that does not fit, data that cannot be read or is empty.
-        TrainingError: a loss that is not finite, or memory that does not suffice; the checkpoints are intact.
+        TrainingError: a loss or weights that are not finite, or memory that does not suffice; the checkpoints are
+            intact.
     """
     folder = pathlib.Path(out)
     if force and not fresh:
@@ -150,7 +165,7 @@ def train(
         quiet = warn if processes.first else _silent
         with contextlib.ExitStack() as stack:
             if processes.first:
-                stack.enter_context(_opened(folder, system, config, fresh, force))
+                stack.enter_context(_opened(folder, system, config, fresh, force, accept_changes))
             processes.anywhere(False)  # the others wait until the folder is ready
             run = _Run(system, config, folder, processes, progress if processes.first else None, quiet)
             stack.callback(run.close)
@@ -165,11 +180,13 @@ def _silent(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _opened(folder: pathlib.Path, system: System[C], config: C, fresh: bool, force: bool) -> Iterator[None]:
+def _opened(
+    folder: pathlib.Path, system: System[C], config: C, fresh: bool, force: bool, accept: bool
+) -> Iterator[None]:
     """Make sure that the folder is this run's, and no other process's meanwhile."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / _LOCK, "w")  # noqa: SIM115  (closed below: it would release the lock)
+        lock = open(folder / _LOCK, "a")  # noqa: SIM115  (closed below: it would release the lock)
     except OSError as error:
         raise InputError(f"cannot write into {folder}: {error.strerror}; give another folder") from error
     with lock:
@@ -178,37 +195,37 @@ def _opened(folder: pathlib.Path, system: System[C], config: C, fresh: bool, for
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(f"another process is training in {folder}; wait for it or give another folder") from error
-        _prepare(folder, system, config, fresh, force)
+        _prepare(folder, system, config, fresh, force, accept)
         yield
 
 
-def _prepare(folder: pathlib.Path, system: System[C], config: C, fresh: bool, force: bool) -> None:
+def _prepare(folder: pathlib.Path, system: System[C], config: C, fresh: bool, force: bool, accept: bool) -> None:
     written = folder / CONFIG
-    if fresh and force:
-        for name in (_CHECKPOINTS, _PICTURES, _BOARD, MODEL, _DATA, *_TABLES):
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    started = bool(Checkpoints(folder / _CHECKPOINTS).steps())
-    if started and not written.exists():
-        raise InputError(f"{folder} holds checkpoints but no {CONFIG}; give another folder")
-    if started:
-        if fresh:
-            raise InputError(f"{folder} holds a run; give another folder, or add --force to remove it")
-        differing = differing_keys(read_config(system.config, written), config)
-        # More steps than at first change nothing of those before, unless the schedule depends on their number.
-        if config.schedule.kind != "cosine":
-            differing.pop("steps", None)
-        if differing:
-            keys = ", ".join(f"{key} ({was!r} there, {now!r} here)" for key, (was, now) in differing.items())
-            raise InputError(
-                f"{folder} holds a run of another configuration: {keys}; give another folder, "
-                f"--config {written} to go on with it, or --fresh --force to remove it"
-            )
-    elif not written.exists():
+    if not is_run_config(system.config, written):
         foreign = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if foreign:
             raise InputError(f"{folder} holds files of another origin, such as {foreign[0]}; give an empty folder")
-    write_file(written, dump_config(config).encode())
+        return
+    if fresh and force:
+        for name in (_CHECKPOINTS, _PICTURES, _BOARD, MODEL, _DATA, *_TABLES):
+            path = folder / name
+            # Of a link, what it names is not ours to remove.
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    if not Checkpoints(folder / _CHECKPOINTS).steps():
+        return
+    if fresh:
+        raise InputError(f"{folder} holds a run; give another folder, or add --force to remove it")
+    differing = differing_keys(read_config(system.config, written), config)
+    differing.pop("skip_non_finite", None)
+    # More steps than at first change nothing of those before, unless the schedule depends on their number.
+    if config.schedule.kind != "cosine":
+        differing.pop("steps", None)
+    if differing and not accept:
+        keys = ", ".join(f"{key} ({was!r} there, {now!r} here)" for key, (was, now) in differing.items())
+        raise InputError(
+            f"{folder} holds a run of another configuration: {keys}; give another folder, --config {written} to go on "
+            "with it, --accept-changes to go on with the present one, or --fresh --force to remove it"
+        )
 
 
 # ---- the process ---------------------------------------------------------------------------------------------------
@@ -260,7 +277,7 @@ def _signals(alone: bool) -> Iterator[Callable[[], signal.Signals | None]]:
 
     before: dict[signal.Signals, Any] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             # Only the main thread can; in another the run is not interrupted so.
             with contextlib.suppress(ValueError):
                 before[number] = signal.signal(number, note)
@@ -372,13 +389,14 @@ class _Run:
         if len(self.samples) == 0:
             raise InputError("there are no training samples; look at the keys of data")
         seed_everything(config.seed, 0)  # the same weights in every process
-        self.model = system.model(config).to(self.device)
-        processes.take_from_first([*self.model.parameters(), *self.model.buffers()])
-        seed_everything(config.seed, processes.rank)
-        optimizers = system.optimizers(config)
-        self.optimizers = {prefix: _Optimizer(prefix, c, self.model) for prefix, c in optimizers.items()}
-        self.average = copy.deepcopy(self.model).requires_grad_(False).eval() if config.ema else None
-        self.step = self.began = self._restored()
+        with self._memory_checked("the network", "take a smaller one"):
+            self.model = system.model(config).to(self.device)
+            processes.take_from_first([*self.model.parameters(), *self.model.buffers()])
+            seed_everything(config.seed, processes.rank)
+            optimizers = system.optimizers(config)
+            self.optimizers = {prefix: _Optimizer(prefix, c, self.model) for prefix, c in optimizers.items()}
+            self.average = copy.deepcopy(self.model).requires_grad_(False).eval() if config.ema else None
+            self.step = self.began = self._restored()
         self.batches = Batches(
             len(self.samples),
             config.batch,
@@ -391,6 +409,8 @@ class _Run:
         self.loader: Iterator[Any] = iter(())
         self.closing: Any = multiprocessing.RawValue("b", 0)
         self.tables: list[Table] = []
+        if processes.first:  # before all other files: by it the folder is known as that of a run
+            write_file(folder / CONFIG, dump_run_config(system.name, config).encode())
         self.board = Board(folder / _BOARD, self.step, config.run.tensorboard and processes.first, warn)
         if processes.first:
             write_file(folder / _DATA, (json.dumps(self._facts(), indent=1) + "\n").encode())
@@ -407,13 +427,16 @@ class _Run:
         """Make the steps that are left, or those until a signal comes."""
         if self.step < self.config.steps:
             self.loader = self._loader()
-        interrupted = False
-        while self.step < self.config.steps and not interrupted:
-            interrupted = self._step(stopping)
+        stopped: signal.Signals | None = None
+        while self.step < self.config.steps and stopped is None:
+            stopped = self._step(stopping)
         done = self.step == self.config.steps
         model = self.folder / MODEL
+        if done:
+            self._check_weights()
         if done and self.processes.first:
-            self.system.export(self._trained(), model)
+            with self._memory_checked(f"writing {model}"):
+                self.system.export(self._trained(), model)
         self.processes.anywhere(False)  # all end together: torchrun ends the others once one has gone wrong
         return Outcome(
             self.step,
@@ -421,7 +444,7 @@ class _Run:
             self.checkpoints.path(self.step),
             self.checkpoints.path(int(self.best["step"])) if self.best else None,
             self.validation,
-            stopping() if not done else None,
+            stopped if not done else None,
             self.began,
         )
 
@@ -444,12 +467,13 @@ class _Run:
         )
         return iter(loader)
 
-    def _step(self, stopping: Callable[[], signal.Signals | None]) -> bool:
-        """One update and what is due after it; whether to stop."""
+    def _step(self, stopping: Callable[[], signal.Signals | None]) -> signal.Signals | None:
+        """One update and what is due after it; the signal that a process got, if one did: then all stop."""
         config, number = self.config, self.step + 1
         started = time.perf_counter()
         factor = config.schedule.at(self.step, config.steps)
-        with self._memory_checked(number):
+        sizes = f"lower {' or '.join(self.system.size_keys)}, or raise accumulate from {config.accumulate}"
+        with self._memory_checked(f"step {number}", f"{sizes}, with --accept-changes"):
             batches = [self._next(number) for _ in range(config.accumulate)]
             values, stop = self._updated(batches, factor, number, stopping)
         self.step = number
@@ -466,7 +490,7 @@ class _Run:
         if logged:
             self._log(lr)
         validated = (last or number % config.validate_every == 0) and self._validated()
-        if last or stop or validated or number % config.run.checkpoint_every == 0:
+        if last or stop is not None or validated or number % config.run.checkpoint_every == 0:
             self._save()
         if self.progress is not None:
             speed = len(self.durations) * config.batch / sum(self.durations)
@@ -479,7 +503,8 @@ class _Run:
         try:
             batch = next(self.loader)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error) or out_of_memory(error):
+            # Thus torch says that a worker has ended; an exception in one begins with "Caught".
+            if not str(error).startswith("DataLoader worker (pid"):
                 raise
             cause = str(error).splitlines()[0]
             raise TrainingError(
@@ -491,20 +516,30 @@ class _Run:
 
     def _updated(
         self, batches: list[Batch], factor: float, number: int, stopping: Callable[[], signal.Signals | None]
-    ) -> tuple[dict[str, float] | None, bool]:
-        """Update the weights: the terms of the loss, None if they were left as they are; and whether to stop."""
+    ) -> tuple[dict[str, float] | None, signal.Signals | None]:
+        """Update the weights: the terms of the loss, None if they were left as they are; and the signal to stop by."""
         self.model.train()
         values: dict[str, float] = {}
-        skipped = stop = False
+        skipped = False
+        stop: signal.Signals | None = None
         phases = [self.system.losses(self.model, batch, self.config) for batch in batches]
         precision = _PRECISIONS[self.config.precision]
         while True:
             sums: dict[str, Tensor] = {}
             optimizer: _Optimizer | None = None
+            yielded: list[tuple[str, list[str]] | None] = []
+            # A forward pass may change buffers, such as the statistics of a normalisation.
+            before = [buffer.clone() for buffer in self.model.buffers()] if self.config.skip_non_finite else []
             # All parts of a batch are at the same optimiser; the graph of only one is alive.
             for phase in phases:
                 with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
                     found = next(phase, None)
+                yielded.append(found and (found[0], [*found[1]]))
+                if yielded[-1] != yielded[0]:
+                    raise ValueError(
+                        f"losses of {self.system.name} must yield the same optimisers and terms for every part of a "
+                        f"batch, got {yielded[0]} and {yielded[-1]}"
+                    )
                 if found is None:
                     continue
                 prefix, terms = found
@@ -520,19 +555,26 @@ class _Run:
                     sums[name] = sums.get(name, torch.zeros(())) + term.detach()
             if optimizer is None:
                 break
-            numbers = self.processes.average(optimizer.parameters, [*sums.values(), float(stopping() is not None)])
-            stop = numbers.pop() > 0 or stop
-            found_values = dict(zip(sums, numbers, strict=True))
+            got = stopping()
+            flags = [float(got == s) for s in _SIGNALS]  # all processes must know of the same one
+            numbers = self.processes.average(optimizer.parameters, [*sums.values(), *flags])
+            seen = [s for s, share in zip(_SIGNALS, numbers[len(sums) :], strict=True) if share > 0]
+            stop = stop or (seen[0] if seen else None)
+            found_values = dict(zip(sums, numbers[: len(sums)], strict=True))
             norm = nn.utils.clip_grad_norm_(optimizer.parameters, self.config.clip or math.inf)
             found_values[f"gradient_norm{label}"] = float(norm)
             if not all(math.isfinite(x) for x in found_values.values()):
                 self._refuse(found_values, number)
+                for buffer, value in zip(self.model.buffers(), before, strict=True):
+                    buffer.copy_(value)
                 skipped = True
                 continue
             for group in optimizer.torch.param_groups:
                 group["lr"] = optimizer.lr * factor
             optimizer.torch.step()
             values |= found_values
+        if not values and not skipped:
+            raise ValueError(f"losses of {self.system.name} must yield an optimiser and terms, got none")
         self.processes.take_from_first([*self.model.buffers()])
         if self.average is not None and not skipped:
             self._move_average(number)
@@ -546,9 +588,19 @@ class _Run:
             self.warn(f"step {number} is left out, for it is not finite: {found}")
             return
         raise TrainingError(
-            f"the loss is not finite at step {number} ({found}); lower optimizer.lr, clip gradients (clip=1), or let "
-            f"{self.skipped} such steps pass (skip_non_finite={self.skipped}). {self._how_to_resume()}"
+            f"the loss is not finite at step {number} ({found}), and would be so again: leave such steps out "
+            f"(skip_non_finite={self.skipped}), or {_CALMER}. {self._where_it_stands()}"
         )
+
+    def _check_weights(self) -> None:
+        """Weights that an update has ruined must not be kept; they are the same in every process."""
+        for module in (self.model, self.average):
+            for name, tensor in {} if module is None else module.state_dict().items():
+                if not bool(tensor.isfinite().all()):
+                    raise TrainingError(
+                        f"{name} of the network is not finite after step {self.step}, and would be so again: "
+                        f"{_CALMER}. {self._where_it_stands()}"
+                    )
 
     @torch.no_grad()
     def _move_average(self, number: int) -> None:
@@ -559,23 +611,22 @@ class _Run:
         for mean, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
             mean.copy_(buffer)
 
-    def _how_to_resume(self) -> str:
+    def _where_it_stands(self) -> str:
         steps = self.checkpoints.steps()
-        if not steps:
-            return "There is no checkpoint yet"
-        return f"The last checkpoint is {self.checkpoints.path(steps[-1])}; the same command resumes from it"
+        return f"The last checkpoint is {self.checkpoints.path(steps[-1])}" if steps else "There is no checkpoint yet"
+
+    def _how_to_resume(self) -> str:
+        return self._where_it_stands() + ("; the same command resumes from it" if self.checkpoints.steps() else "")
 
     @contextlib.contextmanager
-    def _memory_checked(self, number: int) -> Iterator[None]:
+    def _memory_checked(self, what: str, remedy: str = "end other programs") -> Iterator[None]:
         try:
             yield
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, TrainingError) or not out_of_memory(error):
                 raise
-            keys = " or ".join(self.system.size_keys)
             raise TrainingError(
-                f"memory does not suffice for step {number} on {self.device}; lower {keys}, or raise accumulate from "
-                f"{self.config.accumulate}. {self._how_to_resume()}"
+                f"memory does not suffice for {what} on {self.device}; {remedy}. {self._where_it_stands()}"
             ) from error
 
     # ---- what is due after a step ----
@@ -605,7 +656,9 @@ class _Run:
             model = self._trained().eval()
             # What it draws must not change the training.
             before = random_state(self.device)
-            with torch.inference_mode(), self._memory_checked(self.step):
+            keys = " or ".join(self.system.validation_keys)
+            remedy = [f"lower {keys}, with --accept-changes"] if keys else []
+            with torch.inference_mode(), self._memory_checked(f"the validation after step {self.step}", *remedy):
                 found = self.system.validate(
                     model, self.data.held_out, self.config, self.device, bool(every) and number % every == 0
                 )
@@ -632,38 +685,34 @@ class _Run:
         return facts
 
     def _save(self) -> None:
+        self._check_weights()
         random = self.processes.gather(random_state(self.device))
         if not self.processes.first or self.step in self.checkpoints.steps():
             return
         for table in self.tables:
             table.sync()  # rows up to this step must be there if its checkpoint is
-        optimizers: dict[str, Tensor] = {}
-        for optimizer in self.optimizers.values():
-            optimizers |= optimizer_tensors(optimizer.torch, optimizer.names)
-        tensors = {"model": on_cpu(self.model.state_dict()), "optimizer": on_cpu(optimizers), "rng": on_cpu(random)}
-        if self.average is not None:
-            tensors["ema"] = on_cpu(self.average.state_dict())
         state = {
             "system": self.system.name,
             "config": config_hash(self.config),
             "processes": self.processes.count,
             "device": self.device.type,
+            "threads": torch.get_num_threads(),
             "data": self._facts(),
-            "sampler": {"position": self.step * self.config.batch},
-            "schedule": {"factor": self.config.schedule.at(self.step - 1, self.config.steps)},
             "window": {"steps": self.counted, "sums": self.window},
             "skipped": self.skipped,
             "validation": self.validation,
             "best": self.best,
-            "versions": {
-                "hdrops": hdrops.__version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": {"hdrops": hdrops.__version__, "torch": torch.__version__},
         }
         best = int(self.best["step"]) if self.best else None
-        self.checkpoints.save(Checkpoint(self.step, tensors, state), self.config.run.keep, best)
+        with self._memory_checked(f"the checkpoint of step {self.step}"):
+            optimizers: dict[str, Tensor] = {}
+            for optimizer in self.optimizers.values():
+                optimizers |= optimizer_tensors(optimizer.torch, optimizer.names)
+            tensors = {"model": on_cpu(self.model.state_dict()), "optimizer": on_cpu(optimizers), "rng": on_cpu(random)}
+            if self.average is not None:
+                tensors["ema"] = on_cpu(self.average.state_dict())
+            self.checkpoints.save(Checkpoint(self.step, tensors, state), self.config.run.keep, best)
 
     def _restored(self) -> int:
         """Take everything from the last checkpoint: the step that it is of, 0 if there is none."""
@@ -681,6 +730,10 @@ class _Run:
         assert checkpoint is not None
         state, tensors = checkpoint.state, checkpoint.tensors
         step = checkpoint.step
+        if state["system"] != self.system.name:
+            raise InputError(
+                f"{self.folder} holds a run of {state['system']}, not of {self.system.name}; give another folder"
+            )
         if step > self.config.steps:
             raise InputError(f"the run is at step {step} already; steps must be at least that, got {self.config.steps}")
         if state["config"] != config_hash(self.config):
@@ -693,16 +746,20 @@ class _Run:
             )
         load_module(self.model, tensors["model"])
         if self.average is not None:
-            load_module(self.average, tensors["ema"])
+            load_module(self.average, tensors.get("ema", tensors["model"]))  # it may not have been on before
         for optimizer in self.optimizers.values():
             own = {k: v for k, v in tensors["optimizer"].items() if k.rpartition("/")[0] in set(optimizer.names)}
             load_optimizer(optimizer.torch, optimizer.names, own)
         rank = self.processes.rank
         own = {k.partition("/")[2]: v for k, v in tensors["rng"].items() if k.startswith(f"{rank}/")}
-        if state["processes"] != self.processes.count or state["device"] != self.device.type:
+        threads = torch.get_num_threads()
+        was = (state["processes"], state["device"], state.get("threads", threads), state["versions"]["torch"])
+        now = (self.processes.count, self.device.type, threads, torch.__version__)
+        if was != now:
+            form = "{} processes on {} with {} threads and torch {}"
             self.warn(
-                f"step {step} was made by {state['processes']} processes on {state['device']}, now it is "
-                f"{self.processes.count} on {self.device.type}: the run goes on, but not to the bit as it would have"
+                f"step {step} was made by {form.format(*was)}, now it is {form.format(*now)}: the run goes on, but not "
+                "to the bit as it would have"
             )
         if own:
             set_random_state(own, self.device)

@@ -10,10 +10,10 @@ import contextlib
 import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -40,7 +40,16 @@ from hdrops.train.system import Batch, Data, System, Terms, Validation
 _HDR_ENDINGS = (".hdr", ".exr")
 _ROWS = 3  # of a validation picture
 _GAP = 4  # pixels between its parts
+_NAMED = 3  # scenes in an error
 Triplets = BracketTriplets | SyntheticTriplets
+
+
+def _absolute(path: str) -> str:
+    """So that the configuration of a run says where its files are, wherever it is read; "" is none."""
+    return path and str(pathlib.Path(path).absolute())
+
+
+Place = Annotated[str, AfterValidator(_absolute)]
 
 
 class ModelConfig(Section):
@@ -81,7 +90,7 @@ class SynthesisConfig(Section):
     responses: tuple[str, ...] = Field(
         default=tuple(RESPONSE_FAMILIES), description=f"families of camera responses, of {', '.join(RESPONSE_FAMILIES)}"
     )
-    emor: str = Field(default="", description="file of the EMoR basis, for one more family")
+    emor: Place = Field(default="", description="file of the EMoR basis, for one more family")
     jpeg: float = Field(default=0.5, ge=0, le=1, description="share of cameras that write JPEG")
 
     @field_validator("responses")
@@ -95,7 +104,7 @@ class SynthesisConfig(Section):
 class DataConfig(Section):
     """What is learnt from."""
 
-    folders: tuple[str, ...] = Field(default=(), description="of brackets or HDR images; files of the latter as well")
+    folders: tuple[Place, ...] = Field(default=(), description="of brackets or HDR images; files of the latter as well")
     kind: Literal["auto", "brackets", "hdr"] = Field(
         default="auto", description="auto: hdr where all images are .hdr or .exr, brackets where none is"
     )
@@ -103,7 +112,9 @@ class DataConfig(Section):
     rotate: bool = Field(default=False, description="turn samples by multiples of 90 degrees as well")
     held_out: float = Field(default=0.2, ge=0, lt=1, description="share of the scenes for validation alone; 0 is none")
     held_out_scenes: tuple[str, ...] = Field(default=(), description="the names of these scenes, instead of a share")
-    validation: tuple[str, ...] = Field(default=(), description="folders to validate with, instead of held-out scenes")
+    validation: tuple[Place, ...] = Field(
+        default=(), description="folders to validate with, instead of held-out scenes"
+    )
     validation_samples: int = Field(default=32, ge=1, description="at most so many, evenly taken from all scenes")
     validation_size: int = Field(
         default=1024, ge=1, description="larger frames are cut to a middle part of so many pixels a side"
@@ -171,21 +182,36 @@ def _kind(places: Sequence[str], asked: str) -> str:
 
 
 def _scenes(places: Sequence[str], kind: str) -> list[pathlib.Path]:
-    """Every folder of images, or every HDR file."""
+    """Every folder of images, or every HDR file; each once, though several places lead to it."""
     for place in places:
         if not pathlib.Path(place).exists():
             raise InputError(f"{place} does not exist; look at the keys of data, or at --data")
     if kind == "brackets":
-        return find_scenes(places)
-    return sorted(
-        path for place in places for path in _images_below(pathlib.Path(place)) if path.suffix.lower() in _HDR_ENDINGS
-    )
+        found = find_scenes(places)
+    else:
+        images = (path for place in places for path in _images_below(pathlib.Path(place)))
+        found = sorted(path for path in images if path.suffix.lower() in _HDR_ENDINGS)
+    if not found:
+        raise InputError(f"there are no images in {', '.join(places)}; give folders of brackets or of HDR images")
+    unique: dict[pathlib.Path, pathlib.Path] = {}
+    for path in found:
+        unique.setdefault(path.resolve(), path)
+    return [*unique.values()]
 
 
 def _divided(config: DataConfig, kind: str, scenes: Sequence[pathlib.Path]) -> tuple[list[pathlib.Path], ...]:
     """Scenes to train with, and those to validate with."""
     if config.validation:
-        return list(scenes), _scenes(config.validation, _kind(config.validation, "auto"))
+        validated = _scenes(config.validation, _kind(config.validation, "auto"))
+        known = {scene.resolve() for scene in scenes}
+        both = [str(scene) for scene in validated if scene.resolve() in known]
+        if both:
+            more = f" and {len(both) - _NAMED} more" if len(both) > _NAMED else ""
+            raise InputError(
+                f"data.validation holds scenes that are trained with: {', '.join(both[:_NAMED])}{more}; keep them in "
+                "folders of their own, or name them in data.held_out_scenes instead"
+            )
+        return list(scenes), validated
     if config.held_out_scenes:
         return split_scenes(scenes, config.held_out_scenes)
     if config.held_out:
@@ -243,8 +269,6 @@ def samples(config: ExposureInterpolationConfig) -> Data:
         raise InputError("there is no training data; give folders of brackets or of HDR images by --data")
     kind = _kind(data.folders, data.kind)
     scenes = _scenes(data.folders, kind)
-    if not scenes:
-        raise InputError(f"there are no images in {', '.join(data.folders)}; give folders of brackets or of HDR images")
     with _bad_values():
         trained, validated = _divided(data, kind, scenes)
         training = _triplets(trained, kind, data, config.seed, True)
@@ -344,4 +368,5 @@ SYSTEM = System(
     validate=validate,
     best=("psnr", "highest"),
     size_keys=("batch", "data.patch"),
+    validation_keys=("data.validation_size",),
 )

@@ -63,7 +63,7 @@ class Board:
         except ModuleNotFoundError:
             warn("tensorboard is not installed: only CSV logs are written; pip install 'hdrops[train]'")
             return
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         if self._writer is not None:

@@ -69,12 +69,14 @@ class System(Generic[C]):
         losses: computes on a batch the terms of the loss, which are summed as they are. It yields them with the name of
             the optimiser whose parameters follow that loss; the engine makes the update, and asks for the next. A
             generative adversarial network yields twice: ``"generator"`` first, then, from detached pictures,
-            ``"discriminator"``.
+            ``"discriminator"``. At least one must come, and in a step the same optimisers with the same terms in the
+            same order whatever the batch is: it may be a part of one, or the share of one of several processes.
         export: writes the trained weights into a folder, which it makes if need be.
         validate: measures a network in evaluation mode; the last argument says whether a picture is wanted.
         best: the metric by which a checkpoint is the best, and whether its highest or lowest value is.
         optimizers: by prefix of the names of their parameters (that of a submodule; "" is all).
-        size_keys: the keys of the configuration that memory grows with.
+        size_keys: the keys of the configuration that the memory of a step grows with.
+        validation_keys: those that the memory of a validation grows with.
     """
 
     name: str
@@ -88,3 +90,4 @@ class System(Generic[C]):
     best: tuple[str, Literal["highest", "lowest"]] = ("loss", "lowest")
     optimizers: Callable[[C], Mapping[str, OptimizerConfig]] = field(default=_one_optimizer)
     size_keys: tuple[str, ...] = ("batch",)
+    validation_keys: tuple[str, ...] = ()

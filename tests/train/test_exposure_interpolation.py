@@ -1,0 +1,82 @@
+"""What exposure interpolation learns from, and what it validates with."""
+
+import os
+import shutil
+
+import pytest
+
+pytest.importorskip("pydantic", reason="training needs pydantic")
+pytest.importorskip("OpenImageIO", reason="reading images needs OpenImageIO")
+
+from hdrops.data import render_scene
+from hdrops.io import InputError, write_image
+from hdrops.train import load_config
+from hdrops.train.exposure_interpolation import SYSTEM
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """HDR images: two, and two more in a folder below."""
+    (tmp_path / "hdr" / "more").mkdir(parents=True)
+    for number, name in enumerate(["a", "b", "more/c", "more/d"]):
+        write_image(tmp_path / "hdr" / f"{name}.exr", render_scene(48, 72, seed=number))
+    return tmp_path / "hdr"
+
+
+def data(*folders, **values):
+    keys = {"data.folders": [str(folder) for folder in folders]}
+    keys |= {f"data.{key}": value for key, value in values.items()}
+    return SYSTEM.samples(load_config(SYSTEM.config, SYSTEM.presets, preset="tiny", values=keys)).facts
+
+
+def test_an_image_is_one_scene_by_whatever_ways(photos):
+    os.symlink(photos / "a.exr", photos / "same.exr")
+    facts = data(photos, photos / "more", photos / "b.exr", photos / ".." / "hdr", held_out=0)
+    assert sorted(facts["training"]) == ["a.exr", "b.exr", "c.exr", "d.exr"]
+
+
+def test_a_bracket_is_one_scene_by_whatever_ways(tmp_path):
+    for scene in ("one", "two"):
+        for number in range(3):
+            (tmp_path / "all" / scene).mkdir(parents=True, exist_ok=True)
+            image = (render_scene(48, 72, seed=1) * 4.0 ** (number - 2)).clamp(0, 1).mul(255).byte()
+            write_image(tmp_path / "all" / scene / f"{number}.png", image)
+    places = [tmp_path / "all", tmp_path / "all" / ".." / "all" / "two"]
+    facts = data(*places, held_out=0, **{"brackets.ev_step": 2.0})
+    assert sorted(facts["training"]) == ["one", "two"]
+
+
+def test_validation_without_images(photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=f"there are no images in {tmp_path}/empty; give folders"):
+        data(photos, validation=[str(tmp_path / "empty")])
+
+
+def test_validation_with_scenes_of_the_training(photos, tmp_path):
+    with pytest.raises(InputError) as error:
+        data(photos, validation=[str(photos / "more" / ".." / "more")])
+    message = str(error.value)
+    assert "data.validation holds scenes that are trained with: " in message
+    assert all(f"more/{name}.exr" in message for name in "cd")
+    with pytest.raises(InputError, match=r"a\.exr, .*b\.exr, .*c\.exr and 1 more; keep them in folders of their own"):
+        data(photos, validation=[str(photos)])
+    shutil.move(photos / "more", tmp_path / "other")
+    facts = data(photos, validation=[str(tmp_path / "other")])
+    assert (facts["training"], facts["validation"]) == (["a.exr", "b.exr"], ["c.exr", "d.exr"])
+
+
+def test_places_are_absolute(tmp_path, monkeypatch):
+    """Those of a file too: the configuration of a run holds wherever it is read."""
+    (tmp_path / "mine.toml").write_text(
+        '[data]\nfolders = ["hdr"]\nvalidation = ["../v"]\n[data.synthesis]\nemor = "e"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    config = load_config(SYSTEM.config, SYSTEM.presets, file="mine.toml")
+    assert config.data.folders == (f"{tmp_path}/hdr",)
+    assert config.data.validation == (f"{tmp_path}/../v",)
+    assert config.data.synthesis.emor == f"{tmp_path}/e"
+    assert load_config(SYSTEM.config, SYSTEM.presets, values={"data.synthesis.emor": ""}).data.synthesis.emor == ""
+
+
+def test_the_key_that_a_validation_grows_with():
+    assert SYSTEM.validation_keys == ("data.validation_size",)
