@@ -36,7 +36,7 @@ from hdrops.train.exposure_interpolation import SYSTEM
 
 BENCH = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(BENCH))
-from conftest import machine  # noqa: E402
+from machine import machine  # noqa: E402
 
 RATIO = 16.0
 LEVELS = 256
@@ -325,7 +325,7 @@ def main() -> None:
     write_table(budget.results / "convergence.csv", convergence(budget.out, levels))
     curves(budget.out, ("lrl", "direct"), levels, budget.results / "convergence.png", "Residual and direct learning")
     curves(budget.out, ("lrl", "lrl-l1", "lrl-psi"), levels, budget.results / "losses.png", "Restoration losses")
-    facts = {name: getattr(budget, name) for name in ("steps", "batch", "rate", "network")}
+    facts = {name: getattr(budget, name) for name in ("steps", "batch", "rate", "network", "precision")}
     facts |= {"training": [scene.name for scene in training], "held_out": names, "triplets": len(samples)}
     facts |= {"machine": machine("cpu", budget.threads or torch.get_num_threads())}
     (budget.results / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
