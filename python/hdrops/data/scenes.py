@@ -96,8 +96,8 @@ def split_scenes(
         The scenes for training and the scenes held out, each in the given order.
 
     Raises:
-        ValueError: a share out of range, a name that is not among the scenes, a subject on both sides, or fewer than two
-            subjects to share out.
+        ValueError: a share out of range, a name that is not among the scenes, a subject on both sides, or fewer than
+            two subjects to share out.
     """
     places = listed(scenes)
     names = [path.stem if path.suffix.lower() in IMAGE_ENDINGS else path.name for path in places]
