@@ -472,6 +472,17 @@ def test_images_in_channels_last() -> None:
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
+def test_begins_near_a_network_of_single_pixels():
+    torch.manual_seed(0)
+    for name in ("paper", "light", "tiny"):
+        network = LRL(LRLConfig.preset(name))
+        side = 2 * network.radius + 1
+        image = torch.rand(1, 3, side, side, requires_grad=True)
+        network(image)[..., side // 2, side // 2].square().sum().backward()
+        influence = image.grad.square().sum((0, 1))
+        assert float(influence[side // 2, side // 2]) > 0.5 * float(influence.sum()) > 0
+
+
 def test_no_images() -> None:
     for dark in (pair()[0][:0], pair(dtype=torch.uint8)[0][:0]):
         assert model().interpolate(dark, dark).shape == (0, 1, 3, 40, 50)
