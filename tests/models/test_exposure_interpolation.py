@@ -392,7 +392,10 @@ def test_model_in_half_precision(dtype: torch.dtype) -> None:
     """Only the residual is rounded so."""
     images = pair()
     exact = model("light").interpolate(*images)
-    torch.testing.assert_close(model("light").to(dtype).interpolate(*images), exact, rtol=0, atol=0.01)
+    residual = float((exact[0] - interpolate_exposure(*images)).abs().max())
+    allowed = 16 * torch.finfo(dtype).eps * residual  # of about 20 layers
+    assert 0 < allowed < 0.05
+    torch.testing.assert_close(model("light").to(dtype).interpolate(*images), exact, rtol=0, atol=allowed)
 
 
 def test_codes_are_rounded_once() -> None:
