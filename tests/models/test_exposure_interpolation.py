@@ -188,7 +188,7 @@ def test_overfits_a_real_bracket() -> None:
     target = middle / 255
     made = model(trained=False)
     loss = losses.InterpolationLoss()
-    optimiser = torch.optim.Adam(made.parameters(), lr=0.003)
+    optimiser = torch.optim.Adam(made.parameters(), lr=0.001)
     with torch.no_grad():
         before = loss(made(dark, bright, *imf), target).item()
     for _ in range(200):
