@@ -137,9 +137,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "steps": 3000,
         "batch": 16,
         "ema": 0.995,
-        "optimizer": {"lr": 2e-3},
+        "optimizer": {"lr": 1e-3},
         "schedule": {"kind": "cosine", "warmup": 100, "floor": 0.01},
-        "model": {"network": "light"},
+        "model": {"network": "light", "inputs": ["x3", "dark", "bright"]},
+        "loss": {"kind": "l1"},
     },
     "tiny": {
         "steps": 200,
