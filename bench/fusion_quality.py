@@ -1,5 +1,5 @@
-"""Quality of fusion on static brackets: ``hdrops fuse`` by both methods, interpolation also without the network, OpenCV's
-Mertens and the plain average.
+"""Quality of fusion on static brackets: ``hdrops fuse`` by both methods, interpolation also without the network;
+OpenCV's Mertens; the plain average.
 
 Writes the pictures of every method below a folder, judges them by ``hdrops evaluate``, and keeps the values of every
 scene in ``bench/results/fusion_quality.csv`` and their means in ``fusion_quality.md`` there. The brackets are those of
