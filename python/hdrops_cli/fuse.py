@@ -57,10 +57,10 @@ def run(
     from hdrops.io import write_image
 
     started = time.perf_counter()
+    model = load_model(imf_only, weights) if method == "interpolate" else None
     bracket = open_bracket(images_of(images), [out], times, ev, least=2 if method == "interpolate" else 1)
     read = time.perf_counter()
     with working("fusing"):
-        model = load_model(imf_only, weights) if method == "interpolate" else None
         picture = fused(bracket, method, model, **exponents)
     done = time.perf_counter()
     with working(f"writing {out}"):

@@ -60,6 +60,7 @@ def run(
     from hdrops.models import exposures_between
 
     started = time.perf_counter()
+    model = load_model(imf_only, weights)
     places = [out]
     if steps > 1:  # their numbers go up with the exposure
         places = [out.parent / f"{out.stem}_{i}{out.suffix}" for i in range(1, steps + 1)]
@@ -70,7 +71,7 @@ def run(
         seconds = [first * (last / first) ** (i / (steps + 1)) for i in range(1, steps + 1)]
     with torch.inference_mode(), working("interpolating"), in_order():
         darker, brighter = bracket.images[:, None]
-        between = exposures_between(darker, brighter, load_model(imf_only, weights), steps)
+        between = exposures_between(darker, brighter, model, steps)
         for place, images, exposed in zip(places, between, seconds, strict=True):
             exposure = None
             if exposed is not None:

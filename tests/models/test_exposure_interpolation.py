@@ -23,6 +23,7 @@ import hdrops
 from hdrops import losses
 from hdrops.data import Camera, SyntheticTriplets, contrast_response
 from hdrops.data.sample import render_scene
+from hdrops.metrics import psnr
 from hdrops.models import (
     LRL,
     ExposureInterpolator,
@@ -758,10 +759,6 @@ def test_loaded_weights_are_ordinary(tmp_path: pathlib.Path, stored: torch.dtype
         assert torch.equal(parameter, weight.float())
 
 
-def psnr(image: Tensor, truth: Tensor) -> float:
-    return 20 * math.log10(255) - 10 * math.log10((image.double() - truth.double()).square().mean().item())
-
-
 def test_shipped_weights() -> None:
     """They are loaded without an argument, and are worth it; an installation without them says so."""
     folder = pathlib.Path(hdrops.__file__).parent / "weights" / "exposure_interpolation"
@@ -795,7 +792,7 @@ def test_shipped_weights() -> None:
             (sample[key][None] * 255).round().to(torch.uint8) for key in ("dark", "bright", "target")
         )
         ours, x3 = shipped.interpolate(dark, bright)[:, 0], interpolate_exposure(dark, bright)
-        gains.append(psnr(ours, target) - psnr(x3, target))
+        gains.append(float(psnr(ours, target) - psnr(x3, target)))
     assert sum(gains) / len(gains) >= 1, gains
 
 

@@ -129,10 +129,10 @@ def _maps(
             raise ValueError(f"imf must be two tables, of the dark and of the bright image, got {len(imf)}")
         forth, back = imf
     else:
+        _check_order(dark, bright)
         levels = 256 if dark.dtype == torch.uint8 else 4096
         first, second = _codes(dark), _codes(bright)
         forth, back = estimate_imf(first, second, levels), estimate_imf(second, first, levels)
-        _check_order(dark, bright)
     return lambda f: (intermediate_imf(forth, f), intermediate_imf(back, 1 - f))
 
 

@@ -44,6 +44,7 @@ _SHAPE: Mapping[str, type] = {
     "config": str,
     "processes": int,
     "device": str,
+    "threads": int,
     "data": dict,
     "window.steps": int,
     "window.sums": dict,

@@ -753,7 +753,7 @@ class _Run:
         rank = self.processes.rank
         own = {k.partition("/")[2]: v for k, v in tensors["rng"].items() if k.startswith(f"{rank}/")}
         threads = torch.get_num_threads()
-        was = (state["processes"], state["device"], state.get("threads", threads), state["versions"]["torch"])
+        was = (state["processes"], state["device"], state["threads"], state["versions"]["torch"])
         now = (self.processes.count, self.device.type, threads, torch.__version__)
         if was != now:
             form = "{} processes on {} with {} threads and torch {}"
