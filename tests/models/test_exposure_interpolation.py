@@ -864,7 +864,7 @@ def test_a_configuration_costs_nothing_before_it_is_checked(tmp_path: pathlib.Pa
     made = model()
     made.save_pretrained(tmp_path)
     edited(tmp_path, lambda c: c["network"].update(stem=512, hidden=512, features=512))
-    with Largest() as largest, pytest.raises(ValueError, match=r"has shape \(8, 3, 3, 3\), config.json asks for \(512"):
+    with Largest() as largest, pytest.raises(ValueError, match=r"is \(8, 3, 3, 3\) instead of \(512"):
         ExposureInterpolator.from_pretrained(tmp_path)
     assert largest.nbytes <= max(parameter.nbytes for parameter in made.parameters())
 

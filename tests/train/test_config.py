@@ -149,6 +149,8 @@ def test_what_differs():
     assert differing_keys(one, other) == {"optimizer.lr": (0.01, 1.0)}
     assert config_hash(one) != config_hash(other)
     assert config_hash(one) == config_hash(load("run.keep=9", "steps=3"))
+    assert config_hash(one) == config_hash(load("steps=4"))  # of a constant schedule these begin alike
+    assert config_hash(load("schedule.kind=cosine", "steps=3")) != config_hash(load("schedule.kind=cosine", "steps=4"))
     assert re.fullmatch("[0-9a-f]{16}", config_hash(one))
 
 

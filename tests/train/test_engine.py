@@ -18,6 +18,7 @@ import toy
 
 from hdrops.io import InputError, read_image
 from hdrops.train import TrainingError
+from hdrops.train.logs import Table
 
 
 def rows(path):
@@ -266,7 +267,9 @@ def test_a_run_that_is_done_stays_as_it_is(run, results, tmp_path):
 def test_more_steps_continue_a_run(run, results):
     run("steps=16")
     run(out="other")
-    run("steps=16", out="other", told=[])
+    told = []
+    run("steps=16", out="other", told=told)
+    assert told == []
     expected, found = results(), results("other")
     # The log has a row and a validation at the first run's end.
     assert found["model.safetensors"] == expected["model.safetensors"]
@@ -302,6 +305,40 @@ def test_changes_are_accepted(run, tmp_path):
     assert told == ["the configuration differs from that of step 2; the run goes on with the present one"]
     assert "lr = 0.5" in (tmp_path / "run/config.toml").read_text()
     assert run("ema=0.5", "optimizer.lr=0.5", "batch=5").began == 12
+
+
+def test_rows_and_the_best_are_of_one_configuration(run, tmp_path):
+    """What was summed for a row, and the best validation, of another configuration are dropped."""
+    errors = iter([0.1, 0.5, 0.4])
+    system = dataclasses.replace(toy.TOY, validate=lambda *_: toy.Validation({"mse": next(errors)}))
+    settings = "log_every=4", "validate_every=5"
+    interrupt_at(run, 5, signal.SIGTERM, *settings, system=system)
+    seen = []
+    options = {"system": system, "accept_changes": True, "told": []}
+    outcome = run(*settings, "optimizer.lr=0.5", progress=seen.append, **options)
+    assert (outcome.began, outcome.best.name) == (6, "step-000012")
+    losses = [progress.loss for progress in seen if progress.step <= 8]
+    row = next(row for row in rows(tmp_path / "run/metrics.csv") if row["step"] == "8")
+    assert float(row["loss"]) == pytest.approx(sum(losses) / 2, rel=1e-6)
+
+
+def test_a_term_that_comes_later_gets_a_column(tmp_path):
+    table = Table(tmp_path / "log.csv", 0)
+    table.write(1, {"loss": 1.0, "l2": 2.0})
+    table.write(2, {"loss": 1.0, "l1": 3.0})
+    table.close()
+    table = Table(tmp_path / "log.csv", 2)
+    table.write(3, {"l1": 4.0})
+    table.close()
+    assert (tmp_path / "log.csv").read_text() == "step,loss,l2,l1\n1,1,2,\n2,1,,3\n3,,,4\n"
+
+
+def test_a_table_of_another_origin_is_named(run, tmp_path):
+    run("steps=2")
+    with open(tmp_path / "run/metrics.csv", "a") as file:
+        file.write("garbage,1\n")
+    with pytest.raises(InputError, match=r"metrics.csv, line \d does not begin with a step"):
+        run("steps=3")
 
 
 def test_a_refused_configuration_is_not_written(run, tmp_path):
@@ -391,6 +428,15 @@ def test_fresh_where_the_checkpoints_are_a_link(run, tmp_path):
     assert run("steps=2", fresh=True, force=True).began == 0
     assert not (tmp_path / "run/checkpoints").is_symlink()
     assert (tmp_path / "elsewhere/step-000002/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("setting", ["data.samples=0", "accumulate=3"])
+def test_a_run_is_removed_only_for_one_that_can_start(run, results, setting):
+    run("steps=2")
+    before = results()
+    with pytest.raises(InputError, match=r"no training samples|cannot be divided"):
+        run(setting, fresh=True, force=True)
+    assert results() == before
 
 
 def test_a_run_that_failed_at_its_start_may_begin_anew(run, tmp_path):

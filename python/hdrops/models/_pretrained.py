@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import safetensors
@@ -170,6 +170,26 @@ def build(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
         raise ValueError(f"{where}: {error}") from error
 
 
+def difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """What tells the weights of one network from those of another, by names and shapes; None if nothing does."""
+    for what, names in (("missing", own.keys() - given.keys()), ("unknown", given.keys() - own.keys())):
+        if names:
+            return f"{len(names)} weights are {what} ({_some(names)})"
+    reshaped = [name for name, tensor in own.items() if given[name].shape != tensor.shape]
+    if reshaped:
+        first = reshaped[0]
+        return (
+            f"{len(reshaped)} weights have another shape ({_some(reshaped)}): {first} is {tuple(given[first].shape)} "
+            f"instead of {tuple(own[first].shape)}"
+        )
+    return None
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
+
+
 def load_weights(model: nn.Module, path: pathlib.Path) -> None:
     """Give a model on the meta device its weights, whose names and shapes they must have, all of them and no others.
 
@@ -183,17 +203,14 @@ def load_weights(model: nn.Module, path: pathlib.Path) -> None:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     own = model.state_dict()
-    for what, names in (("missing", own.keys() - state.keys()), ("unknown", state.keys() - own.keys())):
-        if names:
-            shown = ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
-            raise ValueError(f"{path}: {len(names)} {what} weights ({shown}); they belong to another network")
-    for name, tensor in own.items():
-        if state[name].shape != tensor.shape:
-            raise ValueError(
-                f"{path}: {name} has shape {tuple(state[name].shape)}, {CONFIG} asks for {tuple(tensor.shape)}"
-            )
+    differs = difference(own, state)
+    if differs is not None:
+        raise ValueError(f"{path} belongs to another network than {CONFIG}: {differs}")
+    for name in own:
         if not state[name].is_floating_point():
             raise ValueError(f"{path}: {name} is {state[name].dtype}; weights must be floating point")
+        if not bool(state[name].isfinite().all()):
+            raise ValueError(f"{path}: {name} is not finite; the file is damaged")
     # The file is only mapped into memory, where a change of it would be one of the weights, or a crash.
     copies = {name: state[name].to(tensor.dtype, copy=True) for name, tensor in own.items()}
     model.load_state_dict(copies, assign=True)

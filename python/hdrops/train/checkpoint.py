@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn, optim
 
 from hdrops.io.errors import InputError
+from hdrops.models._pretrained import difference
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{6,})")
@@ -252,7 +253,7 @@ def load_module(module: nn.Module, tensors: Tensors) -> None:
     Raises:
         InputError: those of another network.
     """
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"the checkpoint is of another network: {error}; give another --out") from error
+    differs = difference(module.state_dict(), tensors)
+    if differs is not None:
+        raise InputError(f"the checkpoint is of another network: {differs}; give another --out")
+    module.load_state_dict(tensors)

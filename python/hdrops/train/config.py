@@ -184,17 +184,26 @@ def dump_config(config: BaseModel) -> str:
     return "\n".join(_toml(config, ())) + "\n"
 
 
+def _decides(key: str, config: TrainConfig) -> bool:
+    """Whether a key has an effect on the steps that are made.
+
+    More steps than at first change nothing of those before, unless the schedule depends on their number.
+    """
+    without = {"skip_non_finite"} if config.schedule.kind == "cosine" else {"skip_non_finite", "steps"}
+    return not key.startswith("run.") and key not in without
+
+
 def differing_keys(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Both values of the keys in which two configurations differ, those of ``run`` left out."""
+    """Both values of the keys in which two configurations differ, of those that decide the steps of the second."""
     a, b = dict(_flat(one)), dict(_flat(other))
-    keys = [key for key in a if not key.startswith("run.")]
+    keys = [key for key in a if _decides(key, other)]
     return {key: (a[key], b.get(key)) for key in keys if a[key] != b.get(key)}
 
 
 def config_hash(config: TrainConfig) -> str:
-    """Of all that decides the result: everything but ``run``."""
-    text = json.dumps(config.model_dump(mode="json", exclude={"run"}), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Of all that decides the steps."""
+    deciding = {key: value for key, value in _flat(config) if _decides(key, config)}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # ---- sources -------------------------------------------------------------------------------------------------------

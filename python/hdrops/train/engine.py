@@ -167,7 +167,8 @@ def train(
             if processes.first:
                 stack.enter_context(_opened(folder, system, config, fresh, force, accept_changes))
             processes.anywhere(False)  # the others wait until the folder is ready
-            run = _Run(system, config, folder, processes, progress if processes.first else None, quiet)
+            remove = fresh and force
+            run = _Run(system, config, folder, processes, progress if processes.first else None, quiet, remove)
             stack.callback(run.close)
             return run.finish(stack.enter_context(_signals(processes.count == 1)))
 
@@ -206,26 +207,25 @@ def _prepare(folder: pathlib.Path, system: System[C], config: C, fresh: bool, fo
         if foreign:
             raise InputError(f"{folder} holds files of another origin, such as {foreign[0]}; give an empty folder")
         return
-    if fresh and force:
-        for name in (_CHECKPOINTS, _PICTURES, _BOARD, MODEL, _DATA, *_TABLES):
-            path = folder / name
-            # Of a link, what it names is not ours to remove.
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-    if not Checkpoints(folder / _CHECKPOINTS).steps():
+    if (fresh and force) or not Checkpoints(folder / _CHECKPOINTS).steps():
         return
     if fresh:
         raise InputError(f"{folder} holds a run; give another folder, or add --force to remove it")
     differing = differing_keys(read_config(system.config, written), config)
-    differing.pop("skip_non_finite", None)
-    # More steps than at first change nothing of those before, unless the schedule depends on their number.
-    if config.schedule.kind != "cosine":
-        differing.pop("steps", None)
     if differing and not accept:
         keys = ", ".join(f"{key} ({was!r} there, {now!r} here)" for key, (was, now) in differing.items())
         raise InputError(
             f"{folder} holds a run of another configuration: {keys}; give another folder, --config {written} to go on "
             "with it, --accept-changes to go on with the present one, or --fresh --force to remove it"
         )
+
+
+def _remove_run(folder: pathlib.Path) -> None:
+    """All of a run but its configuration, by which the folder is known as that of one."""
+    for name in (_CHECKPOINTS, _PICTURES, _BOARD, MODEL, _DATA, *_TABLES):
+        path = folder / name
+        # Of a link, what it names is not ours to remove.
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 # ---- the process ---------------------------------------------------------------------------------------------------
@@ -363,7 +363,9 @@ class _Run:
         processes: Processes,
         progress: Callable[[Progress], None] | None,
         warn: Warn,
+        remove: bool,
     ) -> None:
+        """``remove`` what the folder holds of a run, once all that this one needs is known to be there."""
         self.system, self.config, self.folder, self.processes = system, config, folder, processes
         self.progress, self.warn = progress, warn
         self.device = processes.device
@@ -396,6 +398,9 @@ class _Run:
             optimizers = system.optimizers(config)
             self.optimizers = {prefix: _Optimizer(prefix, c, self.model) for prefix, c in optimizers.items()}
             self.average = copy.deepcopy(self.model).requires_grad_(False).eval() if config.ema else None
+            if remove and processes.first:
+                _remove_run(folder)
+            processes.anywhere(False)
             self.step = self.began = self._restored()
         self.batches = Batches(
             len(self.samples),
@@ -736,7 +741,8 @@ class _Run:
             )
         if step > self.config.steps:
             raise InputError(f"the run is at step {step} already; steps must be at least that, got {self.config.steps}")
-        if state["config"] != config_hash(self.config):
+        changed = state["config"] != config_hash(self.config)
+        if changed:
             self.warn(f"the configuration differs from that of step {step}; the run goes on with the present one")
         differing = [key for key, value in self._facts().items() if state["data"].get(key) != value]
         if differing:
@@ -763,6 +769,9 @@ class _Run:
             )
         if own:
             set_random_state(own, self.device)
-        self.window, self.counted = dict(state["window"]["sums"]), state["window"]["steps"]
-        self.skipped, self.best, self.validation = state["skipped"], dict(state["best"]), dict(state["validation"])
+        if not changed:  # a row of the log is of one configuration
+            self.window, self.counted = dict(state["window"]["sums"]), state["window"]["steps"]
+        if not changed and not differing:  # otherwise later validations may be of something else
+            self.best = dict(state["best"])
+        self.skipped, self.validation = state["skipped"], dict(state["validation"])
         return step

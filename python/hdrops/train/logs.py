@@ -9,32 +9,55 @@ from typing import IO, Any
 
 from torch import Tensor
 
+from hdrops.io import InputError
 from hdrops.io.writing import write_file
 
 
 class Table:
-    """A CSV file with a row for some steps, the first column ``step``. Its columns are those of its first row."""
+    """A CSV file with a row for some steps, the first column ``step``.
+
+    A value that has no column yet gets one, which is empty in the rows above.
+    """
 
     def __init__(self, path: pathlib.Path, step: int) -> None:
-        """Continue after a step: rows beyond it, and a row that was not written whole, are cut off."""
+        """Continue after a step: rows beyond it, and a row that was not written whole, are cut off.
+
+        Raises:
+            InputError: a row that is not of such a table.
+        """
         self.path = path
         self.columns: list[str] = []
         kept = b""
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
             whole = [line for line in lines if line.endswith(b"\n")]
-            rows = [line for line in whole[1:] if int(line.partition(b",")[0]) <= step]
+            rows = [line for number, line in enumerate(whole[1:], 2) if self._step(number, line) <= step]
             if rows:
                 self.columns = whole[0].decode().rstrip("\n").split(",")
                 kept = b"".join([whole[0], *rows])
-        write_file(path, kept)
-        self._stream: IO[str] = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
+        self._open(kept)
+
+    def _step(self, number: int, line: bytes) -> int:
+        try:
+            return int(line.partition(b",")[0])
+        except ValueError as error:
+            raise InputError(
+                f"{self.path}, line {number} does not begin with a step; mend or remove the file"
+            ) from error
+
+    def _open(self, content: bytes) -> None:
+        write_file(self.path, content)
+        self._stream: IO[str] = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row; a column that has no value is left empty."""
-        if not self.columns:
-            self.columns = ["step", *values]
-            self._stream.write(",".join(self.columns) + "\n")
+        added = [name for name in values if name not in self.columns]
+        if added:
+            self._stream.close()
+            rows = self.path.read_bytes().splitlines()[1:]
+            self.columns = [*(self.columns or ["step"]), *added]
+            lines = [",".join(self.columns).encode(), *(row + b"," * len(added) for row in rows)]
+            self._open(b"".join(line + b"\n" for line in lines))
         cells = [str(step), *(_cell(values.get(name)) for name in self.columns[1:])]
         self._stream.write(",".join(cells) + "\n")
         self._stream.flush()
