@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+import torch
 
 pytest.importorskip("pydantic", reason="training needs pydantic")
 pytest.importorskip("OpenImageIO", reason="reading images needs OpenImageIO")
@@ -63,6 +64,61 @@ def test_validation_with_scenes_of_the_training(photos, tmp_path):
     shutil.move(photos / "more", tmp_path / "other")
     facts = data(photos, validation=[str(tmp_path / "other")])
     assert (facts["training"], facts["validation"]) == (["a.exr", "b.exr"], ["c.exr", "d.exr"])
+
+
+def test_folders_are_looked_through_alike(photos, tmp_path):
+    """Hidden files and folders are no data, folders that links lead to are, each once."""
+    for hidden in (".trash/e.exr", ".thumbnails/a.png", "more/.f.exr"):
+        (photos / hidden).parent.mkdir(exist_ok=True)
+        (photos / hidden).write_bytes(b"")
+    facts = data(photos, held_out=0)
+    assert (facts["kind"], sorted(facts["training"])) == ("hdr", ["a.exr", "b.exr", "c.exr", "d.exr"])
+    (tmp_path / "linked").mkdir()
+    os.symlink(photos, tmp_path / "linked" / "there")
+    os.symlink(tmp_path / "linked", photos / "more" / "back")
+    facts = data(tmp_path / "linked", held_out=0)
+    assert (facts["kind"], sorted(facts["training"])) == ("hdr", ["a.exr", "b.exr", "c.exr", "d.exr"])
+
+
+def test_the_kind_of_a_validation_can_be_said(photos, tmp_path):
+    shutil.move(photos / "more", tmp_path / "other")
+    write_image(tmp_path / "other" / "preview.png", torch.zeros(3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(InputError, match=r"set data\.validation_kind to brackets or hdr"):
+        data(photos, kind="hdr", validation=[str(tmp_path / "other")])
+    facts = data(photos, validation=[str(tmp_path / "other")], validation_kind="hdr")
+    assert facts["validation"] == ["c.exr", "d.exr"]
+
+
+def test_frames_too_small_to_validate(photos, tmp_path):
+    small = {"synthesis.frame": [10, 40], "patch": [8, 8]}
+    with pytest.raises(InputError, match=r"10 pixels a side, and SSIM needs 11"):
+        data(photos, **small)
+    assert len(data(photos, held_out=0, **small)["training"]) == 4
+    with pytest.raises(InputError, match=r"data\.validation_size: should be greater than or equal to 11"):
+        data(photos, validation_size=10)
+    for scene, height in (("one", 24), ("two", 10)):
+        for number in range(3):
+            (tmp_path / "all" / scene).mkdir(parents=True, exist_ok=True)
+            image = (render_scene(height, 40, seed=1) * 4.0 ** (number - 2)).clamp(0, 1).mul(255).byte()
+            write_image(tmp_path / "all" / scene / f"{number}.png", image)
+    options = {"brackets.ev_step": 2.0, "patch": [8, 8]}
+    assert data(tmp_path / "all", held_out_scenes=["one"], **options)["validation"] == ["one"]
+    with pytest.raises(InputError, match=r"10 pixels a side, and SSIM needs 11"):
+        data(tmp_path / "all", held_out_scenes=["two"], **options)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("data.synthesis.responses", [], "at least one family"),
+        ("model.inputs", [], "model.inputs"),
+        ("model.inputs", ["dark", "dark"], "model.inputs: .*each once"),
+    ],
+)
+def test_values_that_nothing_can_be_built_of(key, value, words):
+    with pytest.raises(InputError, match=words):
+        load_config(SYSTEM.config, SYSTEM.presets, values={key: value})
+    load_config(SYSTEM.config, SYSTEM.presets, values={"data.synthesis.responses": [], "data.synthesis.emor": "e"})
 
 
 def test_places_are_absolute(tmp_path, monkeypatch):

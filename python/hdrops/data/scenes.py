@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -19,6 +20,42 @@ def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in endings and path.name[0] != "." and path.is_file()
     )
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
+
+
+def images_below(root: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The image files at any depth below a folder, links followed, hidden files and folders left out; or the file.
+
+    Of folders that links lead to repeatedly, only the first is looked into.
+
+    Raises:
+        InputError: a folder that cannot be read.
+    """
+    if root.is_dir():
+        with _readable():
+            yield from _images_below(root, set())
+    elif root.suffix.lower() in (*IMAGE_ENDINGS, *RAW_ENDINGS):
+        yield root
+
+
+def _images_below(folder: pathlib.Path, seen: set[pathlib.Path]) -> Iterator[pathlib.Path]:
+    if folder.resolve() in seen:
+        return
+    seen.add(folder.resolve())
+    yield from images_in(folder)
+    for below in _folders_in(folder):
+        yield from _images_below(below, seen)
+
+
+def _folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def listed(places: Paths) -> list[pathlib.Path]:
@@ -45,10 +82,8 @@ def find_scenes(folders: Paths) -> list[pathlib.Path]:
     for root in listed(folders):
         if not root.is_dir():
             raise InputError(f"{root} is no folder; give the folder of one scene or of several")
-        try:
+        with _readable():
             found |= dict.fromkeys(_scenes_below(root))
-        except OSError as error:
-            raise InputError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
     return list(found)
 
 
@@ -56,7 +91,7 @@ def _scenes_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     if images_in(folder):
         yield folder
         return
-    for below in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
+    for below in _folders_in(folder):
         yield from _scenes_below(below)
 
 

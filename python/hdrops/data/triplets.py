@@ -21,6 +21,7 @@ import math
 import operator
 import os
 import pathlib
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
-from hdrops.data.scenes import Paths, find_scenes, images_in, scene_names
+from hdrops.data.scenes import Paths, find_scenes, images_below, images_in, scene_names
 from hdrops.io import InputError, read_bracket, read_image
 from hdrops.ops.imf import estimate_imf, intermediate_imf
 
@@ -41,7 +42,7 @@ _BLACK, _WHITE = 5, 250  # codes between which a pixel is exposed
 _EXPOSED, _TRIES = 0.5, 8
 _CODES_PER_BYTE = 257  # 16-bit codes per 8-bit code
 _MOST_NAMED = 8
-_LINEAR_ENDINGS = (".hdr", ".exr")
+LINEAR_ENDINGS = (".hdr", ".exr")
 FRACTIONS: Mapping[float, float] = {1 / 2: 0.6, 1 / 3: 0.1, 2 / 3: 0.1, 1 / 4: 0.1, 3 / 4: 0.1}
 
 
@@ -244,6 +245,7 @@ class BracketTriplets(Dataset[Sample]):
     Attributes:
         triplets: in the order of the scenes' folders, and from dark to bright.
         scenes: names of the scenes that give triplets.
+        smallest_side: the least pixels a side that a frame of theirs has.
 
     Raises:
         ValueError: no triplet at all, and why; an argument out of range.
@@ -273,6 +275,7 @@ class BracketTriplets(Dataset[Sample]):
         self._tables: list[tuple[Tensor, Tensor]] = []
         self._frames: dict[pathlib.Path, Tensor] = {}
         self.triplets: list[Triplet] = []
+        self.smallest_side = sys.maxsize
         skipped: dict[str, str] = {}
         found = find_scenes(folders)
         for name, folder in zip(scene_names(found), found, strict=True):
@@ -291,7 +294,10 @@ class BracketTriplets(Dataset[Sample]):
                 self.triplets.append(triplet)
                 with _one_thread():
                     self._tables.append(_tables(frames[triplet.dark], frames[triplet.bright], fraction))
-            size = next(iter(frames.values())).untyped_storage().nbytes()  # which all frames share
+            first = next(iter(frames.values()))
+            if places:
+                self.smallest_side = min(self.smallest_side, *first.shape[-2:])
+            size = first.untyped_storage().nbytes()  # which all frames share
             if size <= cache_bytes:
                 cache_bytes -= size
                 self._frames |= frames
@@ -341,7 +347,10 @@ def _read_scene(folder: pathlib.Path, ev_step: float | None) -> tuple[dict[pathl
         stops = [k * ev_step for k in range(len(images))]
     else:
         doubt = f" ({bracket.warnings[0]})" if bracket.warnings else ""
-        raise InputError(f"its files state no exposures that can be believed{doubt}; give ev_step")
+        raise InputError(
+            f"its files state no exposures that can be believed{doubt}; give ev_step, "
+            "the stops between them (data.brackets.ev_step of a training)"
+        )
     return dict(zip(bracket.paths, images, strict=True)), stops
 
 
@@ -502,7 +511,7 @@ def _linear_sources(
         if not path.is_dir():
             sources.append(path)
             continue
-        sources += sorted(file for file in path.rglob("*") if file.suffix.lower() in _LINEAR_ENDINGS and file.is_file())
+        sources += sorted(image for image in images_below(path) if image.suffix.lower() in LINEAR_ENDINGS)
     paths = [source for source in sources if isinstance(source, pathlib.Path)]
     names = iter(scene_names(paths))
     return [

@@ -10,10 +10,10 @@ import contextlib
 import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import AfterValidator, Field, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -28,7 +28,9 @@ from hdrops.data import (
     read_emor,
     split_scenes,
 )
-from hdrops.io import IMAGE_ENDINGS, RAW_ENDINGS, InputError
+from hdrops.data.scenes import images_below
+from hdrops.data.triplets import LINEAR_ENDINGS
+from hdrops.io import InputError
 from hdrops.losses import InterpolationLoss
 from hdrops.metrics import psnr
 from hdrops.models import ExposureInterpolator, ExposureInterpolatorConfig
@@ -37,10 +39,10 @@ from hdrops.ops.ssim import ssim
 from hdrops.train.config import Section, TrainConfig
 from hdrops.train.system import Batch, Data, System, Terms, Validation
 
-_HDR_ENDINGS = (".hdr", ".exr")
 _ROWS = 3  # of a validation picture
 _GAP = 4  # pixels between its parts
 _NAMED = 3  # scenes in an error
+_SMALLEST = 11  # pixels a side, the window of SSIM
 Triplets = BracketTriplets | SyntheticTriplets
 
 
@@ -57,9 +59,16 @@ class ModelConfig(Section):
 
     network: Literal["paper", "light", "tiny"] = Field(default="paper", description="size: paper, light or tiny")
     inputs: tuple[Literal["x3", "dark", "bright"], ...] = Field(
-        default=("x3",), description="what it sees, of x3, dark and bright"
+        default=("x3",), min_length=1, description="what it sees, of x3, dark and bright"
     )
     residual: bool = Field(default=True, description="learn target - x3; false: the target itself")
+
+    @field_validator("inputs")
+    @classmethod
+    def _once(cls, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(inputs)) < len(inputs):
+            raise ValueError("should name each once")
+        return inputs
 
 
 class LossConfig(Section):
@@ -93,6 +102,12 @@ class SynthesisConfig(Section):
     emor: Place = Field(default="", description="file of the EMoR basis, for one more family")
     jpeg: float = Field(default=0.5, ge=0, le=1, description="share of cameras that write JPEG")
 
+    @model_validator(mode="after")
+    def _some_response(self) -> Self:
+        if not self.responses and not self.emor:
+            raise ValueError("responses should name at least one family where there is no emor")
+        return self
+
     @field_validator("responses")
     @classmethod
     def _known(cls, responses: tuple[str, ...]) -> tuple[str, ...]:
@@ -116,8 +131,11 @@ class DataConfig(Section):
         default=(), description="folders to validate with, instead of held-out scenes"
     )
     validation_samples: int = Field(default=32, ge=1, description="at most so many, evenly taken from all scenes")
+    validation_kind: Literal["auto", "brackets", "hdr"] = Field(
+        default="auto", description="of these folders, as kind is of those to train with"
+    )
     validation_size: int = Field(
-        default=1024, ge=1, description="larger frames are cut to a middle part of so many pixels a side"
+        default=1024, ge=_SMALLEST, description="larger frames are cut to a middle part of so many pixels a side"
     )
     brackets: BracketsConfig = BracketsConfig()
     synthesis: SynthesisConfig = SynthesisConfig()
@@ -163,21 +181,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 # ---- data ----------------------------------------------------------------------------------------------------------
 
 
-def _images_below(place: pathlib.Path) -> Iterator[pathlib.Path]:
-    endings = (*IMAGE_ENDINGS, *RAW_ENDINGS)
-    for path in place.rglob("*") if place.is_dir() else [place]:
-        if path.suffix.lower() in endings and not path.name.startswith("."):
-            yield path
-
-
-def _kind(places: Sequence[str], asked: str) -> str:
-    """Brackets or HDR images, as asked for or as the files say."""
+def _kind(places: Sequence[str], asked: str, key: str = "data.kind") -> str:
+    """Brackets or HDR images, as asked for by a key or as the files say."""
     if asked != "auto":
         return asked
-    linear = {path.suffix.lower() in _HDR_ENDINGS for place in places for path in _images_below(pathlib.Path(place))}
+    linear = {path.suffix.lower() in LINEAR_ENDINGS for place in places for path in images_below(pathlib.Path(place))}
     if len(linear) > 1:
         raise InputError(
-            f"{', '.join(places)} hold both .hdr or .exr files and other images; set data.kind to brackets or hdr"
+            f"{', '.join(places)} hold both .hdr or .exr files and other images; set {key} to brackets or hdr"
         )
     return "hdr" if linear == {True} else "brackets"
 
@@ -190,8 +201,8 @@ def _scenes(places: Sequence[str], kind: str) -> list[pathlib.Path]:
     if kind == "brackets":
         found = find_scenes(places)
     else:
-        images = (path for place in places for path in _images_below(pathlib.Path(place)))
-        found = sorted(path for path in images if path.suffix.lower() in _HDR_ENDINGS)
+        images = (path for place in places for path in images_below(pathlib.Path(place)))
+        found = sorted(path for path in images if path.suffix.lower() in LINEAR_ENDINGS)
     if not found:
         raise InputError(f"there are no images in {', '.join(places)}; give folders of brackets or of HDR images")
     unique: dict[pathlib.Path, pathlib.Path] = {}
@@ -200,10 +211,13 @@ def _scenes(places: Sequence[str], kind: str) -> list[pathlib.Path]:
     return [*unique.values()]
 
 
-def _divided(config: DataConfig, kind: str, scenes: Sequence[pathlib.Path]) -> tuple[list[pathlib.Path], ...]:
-    """Scenes to train with, and those to validate with."""
+def _divided(
+    config: DataConfig, kind: str, scenes: Sequence[pathlib.Path]
+) -> tuple[list[pathlib.Path], list[pathlib.Path], str]:
+    """Scenes to train with, those to validate with, and the kind of the latter."""
     if config.validation:
-        validated = _scenes(config.validation, _kind(config.validation, "auto"))
+        kind = _kind(config.validation, config.validation_kind, "data.validation_kind")
+        validated = _scenes(config.validation, kind)
         known = {scene.resolve() for scene in scenes}
         both = [str(scene) for scene in validated if scene.resolve() in known]
         if both:
@@ -212,12 +226,12 @@ def _divided(config: DataConfig, kind: str, scenes: Sequence[pathlib.Path]) -> t
                 f"data.validation holds scenes that are trained with: {', '.join(both[:_NAMED])}{more}; keep them in "
                 "folders of their own, or name them in data.held_out_scenes instead"
             )
-        return list(scenes), validated
+        return list(scenes), validated, kind
     if config.held_out_scenes:
-        return split_scenes(scenes, config.held_out_scenes)
+        return *split_scenes(scenes, config.held_out_scenes), kind
     if config.held_out:
-        return split_scenes(scenes, config.held_out)
-    return list(scenes), []
+        return *split_scenes(scenes, config.held_out), kind
+    return list(scenes), [], kind
 
 
 def _triplets(scenes: Sequence[pathlib.Path], kind: str, config: DataConfig, seed: int, training: bool) -> Triplets:
@@ -271,12 +285,16 @@ def samples(config: ExposureInterpolationConfig) -> Data:
     kind = _kind(data.folders, data.kind)
     scenes = _scenes(data.folders, kind)
     with _bad_values():
-        trained, validated = _divided(data, kind, scenes)
+        trained, validated, validated_kind = _divided(data, kind, scenes)
         training = _triplets(trained, kind, data, config.seed, True)
-        held_out = None
-        if validated:
-            kind_of_validation = _kind([str(scene) for scene in validated], "auto" if data.validation else kind)
-            held_out = _triplets(validated, kind_of_validation, data, config.seed, False)
+        held_out = _triplets(validated, validated_kind, data, config.seed, False) if validated else None
+    if held_out is not None:
+        side = held_out.smallest_side if isinstance(held_out, BracketTriplets) else min(data.synthesis.frame)
+        if side < _SMALLEST:
+            raise InputError(
+                f"a held-out frame has {side} pixels a side, and SSIM needs {_SMALLEST}: hold other scenes out "
+                "(data.held_out_scenes), or raise data.synthesis.frame"
+            )
     facts = {"kind": kind, "training": training.scenes, "validation": held_out.scenes if held_out else []}
     return Data(training, held_out, facts)
 
