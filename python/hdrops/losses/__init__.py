@@ -1,8 +1,8 @@
 """The losses of the field, as modules and functions: structural dissimilarity on one and on several scales, smooth
 absolute differences, angles between colours, and those of the published systems.
 
-The angle between colours is no fused operator, because there is little to win: its forward and backward take 13.6 ms of
-a training step of exposure interpolation of at least 1000 ms (batches of 32, two cores)."""
+The angle between colours is no fused operator, because there is little to win: its forward and backward take 6 ms of a
+training step of exposure interpolation of 230 ms in float32 or 112 ms in bfloat16 (batches of 32, two cores)."""
 
 from hdrops.losses.color_angle import ColorAngleLoss, color_angle_loss
 from hdrops.losses.interpolation import InterpolationLoss

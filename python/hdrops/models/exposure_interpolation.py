@@ -285,7 +285,7 @@ class LRL(nn.Module):
     It begins near a network of single pixels, since most of what is to be learnt is a curve: middle taps are drawn from
     He's normal distribution over the channels (with a gain of 1 where no ReLU follows), but are 1 in layers of each
     channel; the other taps have a thirtieth of that deviation, biases are 0. Layers of random taps would have to
-    unlearn their blur first: that takes six times the updates to the same error.
+    unlearn their blur first: that takes two to six times the updates to the same error.
 
     Args:
         config: its sizes.

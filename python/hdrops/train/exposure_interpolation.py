@@ -303,23 +303,20 @@ def samples(config: ExposureInterpolationConfig) -> Data:
 
 
 def model(config: ExposureInterpolationConfig) -> ExposureInterpolator:
-    """A network with fresh weights, in channels-last memory: a step is then 1.4 times as fast on the CPU."""
+    """A network with fresh weights."""
     chosen = config.model
     try:
         built = ExposureInterpolatorConfig.preset(chosen.network, inputs=chosen.inputs, residual=chosen.residual)
     except ValueError as error:
         raise InputError(f"model: {error}") from error
-    network = ExposureInterpolator(built)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
+    return ExposureInterpolator(built)
 
 
 def losses(network: nn.Module, batch: Batch, config: ExposureInterpolationConfig) -> Iterator[tuple[str, Terms]]:
     """Eq. 13, by its terms."""
-    dark, bright, target = (batch[x].to(memory_format=torch.channels_last) for x in ("dark", "bright", "target"))
-    prediction = network(dark, bright, batch["imf_dark"], batch["imf_bright"])
+    prediction = network(batch["dark"], batch["bright"], batch["imf_dark"], batch["imf_bright"])
     loss = InterpolationLoss(config.loss.kind, config.loss.color, scale=config.loss.scale)
-    yield "", loss.terms(prediction, target)
+    yield "", loss.terms(prediction, batch["target"])
 
 
 def validate(
