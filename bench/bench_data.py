@@ -6,14 +6,14 @@ processor time of one sample in one process. Without --panoramas and --brackets,
 
     python bench/bench_data.py [--panoramas DIR] [--brackets DIR --ev-step 1]
 
-The values go to ``bench/results/data-MACHINE.csv``.
+The values go to ``bench/results/data/MACHINE.json``; ``bench/report.py`` puts them into a table.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
+import json
 import pathlib
 import re
 import statistics
@@ -28,7 +28,7 @@ from machine import machine
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hdrops.data import BracketTriplets, SyntheticTriplets, draw_camera, render_scene, sample_bracket
+from hdrops.data import BracketTriplets, SyntheticTriplets, draw_camera, find_scenes, render_scene, sample_bracket
 from hdrops.io import write_image
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -130,12 +130,19 @@ def main() -> int:
                 rows.append(row)
                 print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if not arguments.no_results:
-        device = machine("cpu", torch.get_num_threads())["device"]
-        file = RESULTS / f"data-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.csv"
-        with open(file, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        facts = machine("cpu", torch.get_num_threads())
+        sources = {
+            "synthesis": f"{len([*arguments.panoramas.iterdir()])} panoramas"
+            if arguments.panoramas
+            else "generated panoramas",
+            "brackets": f"{len(find_scenes(arguments.brackets))} scenes"
+            if arguments.brackets
+            else "generated brackets",
+        }
+        slug = re.sub(r"[^a-z0-9]+", "-", facts["device"].lower()).strip("-")
+        file = RESULTS / "data" / f"{slug}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"machine": facts, "sources": sources, "rows": rows}, indent=1) + "\n")
         print(f"written to {file}")
     return 0
 

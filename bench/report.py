@@ -300,7 +300,31 @@ def results_page(documents: list[dict[str, Any]], folder: pathlib.Path) -> str:
             lines += main_table(swept)
             lines += flatness(swept)
         lines += full_table(document["rows"])
+    lines += data_section(folder)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def data_section(folder: pathlib.Path) -> list[str]:
+    """Training samples per second, of ``bench_data.py``."""
+    lines = []
+    for path in sorted((folder / "data").glob("*.json")):
+        document = json.loads(path.read_text())
+        sources = ", ".join(f"{name}: {what}" for name, what in document["sources"].items())
+        header = ["data", "workers", "samples/s", "CPU ms of a sample"]
+        body = [
+            [
+                row["data"],
+                str(row["workers"]),
+                f"{row['samples_per_s']} [{row['p20']}..{row['p80']}]",
+                number(row["cpu_ms"]),
+            ]
+            for row in document["rows"]
+        ]
+        lines += [machine_line(document["machine"]), "", f"Sources: {sources}.", "", *table(header, body), ""]
+    intro = (
+        "Samples of 60 x 90 pixels, in batches of 32, as a loader gives them to training; 0 workers: in its process."
+    )
+    return ["", "## Training data", "", intro, "", *lines] if lines else []
 
 
 def readme_table(documents: list[dict[str, Any]]) -> str:

@@ -4,9 +4,8 @@ learning methods", on brackets of the Fairchild survey: Table II, Figure 7, Figu
 Inputs are 4 EV apart, the frame halfway is the target. Scenes are divided by what they show: photographs of a place are
 on one side. All that is fitted or trained sees the same training scenes. All networks have the same number of updates
 under the same schedule, but for one that has three times as many, and are judged by the moving average of their
-weights. One is trained twice, from another seed: the difference is what chance does. Two rows are no methods but
-limits: tables that are fitted to the very frame they are judged by. Interrupted, the script goes on where it was.
-Tables and plots go to ``bench/results/exposure_interpolation``.
+weights. Two rows are no methods but limits: tables that are fitted to the very frame they are judged by. Interrupted,
+the script goes on where it was. Tables and plots go to ``bench/results/exposure_interpolation``.
 
     python bench/reproduce/exposure_interpolation.py DATA OUT
 
@@ -52,7 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "lrl-three-inputs-long": {"loss": {"kind": "l1"}, "model": {"inputs": ["x3", "dark", "bright"]}},
     "lrl-l1": {"loss": {"kind": "l1", "color": 0.0}},
     "lrl-psi": {"loss": {"kind": "psi", "color": 0.0}},
-    "lrl-again": {"loss": {"kind": "l2", "color": 0.0}, "seed": 1},
+    "direct-two-inputs": {"loss": {"kind": "l1"}, "model": {"inputs": ["dark", "bright"], "residual": False}},
 }
 LONGER = {"lrl-three-inputs-long": 3}  # times as many updates
 TITLES = {
@@ -70,7 +69,7 @@ TITLES = {
     "lrl-psi": "LRL, psi",
     "lrl-three-inputs": "LRL on x3, dark and bright, l1 and colour loss",
     "lrl-three-inputs-long": "the same, three times the updates",
-    "lrl-again": "LRL, l2, another seed",
+    "direct-two-inputs": "network from dark and bright to y directly, l1 and colour loss",
     "shipped": "LRL, shipped weights (other cameras)",
 }
 Sample = Mapping[str, Tensor]
