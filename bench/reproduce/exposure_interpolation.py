@@ -56,8 +56,9 @@ RUNS: dict[str, dict[str, Any]] = {
 LONGER = {"lrl-three-inputs-long": 3}  # times as many updates
 TITLES = {
     "average": "plain average",
-    "imf-histogram": "IMF by histogram (x3)",
+    "imf-histogram": "IMF by histogram",
     "imf-gamma": "IMF by gamma 1/2.2",
+    "imf-response": "IMF by estimated response (x3)",
     "curve": "tone curve of x3, fitted",
     "joint": "joint table of dark and bright, fitted",
     "curve-limit": "tone curve of x3, fitted to the frame itself",
@@ -83,14 +84,22 @@ def average(sample: Sample) -> Tensor:
     return (sample["dark"] + sample["bright"]) / 2
 
 
+def fuse(sample: Sample, imf_dark: Tensor, imf_bright: Tensor) -> Tensor:
+    return hdrops.imf_fuse(sample["dark"][None], sample["bright"][None], imf_dark, imf_bright)[0]
+
+
 def imf_histogram(sample: Sample) -> Tensor:
-    tables = sample["imf_dark"][None], sample["imf_bright"][None]
-    return hdrops.imf_fuse(sample["dark"][None], sample["bright"][None], *tables)[0]
+    dark, bright = (codes(sample[name]).to(torch.uint8) for name in ("dark", "bright"))
+    tables = (hdrops.intermediate_imf(hdrops.estimate_imf(*pair)) for pair in ((dark, bright), (bright, dark)))
+    return fuse(sample, *tables)
+
+
+def imf_response(sample: Sample) -> Tensor:
+    return fuse(sample, sample["imf_dark"], sample["imf_bright"])
 
 
 def imf_gamma(sample: Sample) -> Tensor:
-    dark, bright = (hdrops.intermediate_imf(hdrops.gamma_imf(ratio)) for ratio in (RATIO, 1 / RATIO))
-    return hdrops.imf_fuse(sample["dark"][None], sample["bright"][None], dark, bright)[0]
+    return fuse(sample, *(hdrops.intermediate_imf(hdrops.gamma_imf(ratio)) for ratio in (RATIO, 1 / RATIO)))
 
 
 def codes(image: Tensor) -> Tensor:
@@ -98,7 +107,7 @@ def codes(image: Tensor) -> Tensor:
 
 
 def curve_key(sample: Sample) -> Tensor:
-    return codes(imf_histogram(sample))
+    return codes(imf_response(sample))
 
 
 def joint_key(sample: Sample) -> Tensor:
@@ -303,6 +312,7 @@ def main() -> None:
         "average": average,
         "imf-histogram": imf_histogram,
         "imf-gamma": imf_gamma,
+        "imf-response": imf_response,
     }
     dataset = whole(training)
     for name, key, sides in (("curve", curve_key, 1), ("joint", joint_key, 2)):
@@ -329,13 +339,22 @@ def main() -> None:
     write_table(budget.results / "quality.csv", table)
 
     fused: dict[str, dict[str, float]] = {}
-    for name in ("", "imf-histogram", "lrl", "lrl-color", "lrl-three-inputs", "lrl-three-inputs-long", "shipped"):
+    for name in (
+        "",
+        "imf-histogram",
+        "imf-response",
+        "lrl",
+        "lrl-color",
+        "lrl-three-inputs",
+        "lrl-three-inputs-long",
+        "shipped",
+    ):
         values = [fusion(methods.get(name), sample) for sample in samples]
         fused[name or "two-frames"] = {"mef_ssim": mean(values)} | per_scene(values, where)
         print(f"fused with {TITLES.get(name, 'nothing between'):45} {mean(values):.4f}", flush=True)
     write_table(budget.results / "fusion.csv", fused)
 
-    levels = {name: table[name]["psnr"] for name in ("imf-histogram", "curve", "joint")}
+    levels = {name: table[name]["psnr"] for name in ("imf-response", "curve", "joint")}
     write_table(budget.results / "convergence.csv", convergence(budget.out, levels))
     curves(
         budget.out,

@@ -11,6 +11,7 @@ from hdrops.ops.exposure_fusion import exposure_fusion
 from hdrops.ops.gaussian import gaussian_blur, gaussian_mask
 from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
 from hdrops.ops.mef_ssim import mef_ssim
+from hdrops.ops.response import estimate_response, response_imf
 from hdrops.ops.ssim import ms_ssim, ssim
 
 __version__: str = _C.__version__
@@ -20,6 +21,7 @@ __all__ = [
     "__version__",
     "crf_imf",
     "estimate_imf",
+    "estimate_response",
     "exposure_fusion",
     "gamma_imf",
     "gaussian_blur",
@@ -28,5 +30,6 @@ __all__ = [
     "intermediate_imf",
     "mef_ssim",
     "ms_ssim",
+    "response_imf",
     "ssim",
 ]

@@ -10,7 +10,7 @@ import torch
 from photographs import photographs
 from torch.utils.data import DataLoader
 
-from hdrops import estimate_imf, intermediate_imf
+from hdrops import estimate_response, response_imf
 from hdrops.data import (
     BracketTriplets,
     Camera,
@@ -148,9 +148,9 @@ def test_whole_frames(brackets):
         frames = {key: read_image(getattr(triplet, key)).pixels for key in ("dark", "target", "bright")}
         for key, frame in frames.items():
             assert torch.equal(sample[key], frame.float() / 255)
-        dark, bright = estimate_imf(frames["dark"], frames["bright"]), estimate_imf(frames["bright"], frames["dark"])
-        assert torch.equal(sample["imf_dark"], intermediate_imf(dark))
-        assert torch.equal(sample["imf_bright"], intermediate_imf(bright))
+        response = estimate_response(frames["dark"], frames["bright"])
+        assert torch.equal(sample["imf_dark"], response_imf(response, 0.5))
+        assert torch.equal(sample["imf_bright"], response_imf(response, -0.5))
         assert_equal(data[5, k], sample)  # nothing random is left
 
 
@@ -159,8 +159,9 @@ def test_tables_are_those_of_the_fraction(brackets):
     triplet, sample = data.triplets[0], data[0]
     assert float(sample["fraction"]) == pytest.approx(1 / 3)
     dark, bright = read_image(triplet.dark).pixels, read_image(triplet.bright).pixels
-    assert torch.equal(sample["imf_dark"], intermediate_imf(estimate_imf(dark, bright), 1 / 3))
-    assert torch.equal(sample["imf_bright"], intermediate_imf(estimate_imf(bright, dark), 2 / 3))
+    response = estimate_response(dark, bright)
+    assert torch.equal(sample["imf_dark"], response_imf(response, 1 / 3))
+    assert torch.equal(sample["imf_bright"], response_imf(response, 1 / 3 - 1))
 
 
 def test_patches_are_parts_of_the_frames(brackets):
@@ -337,8 +338,9 @@ def test_whole_frames_of_synthesis_have_their_own_tables(hdr_files):
     sample = data[0, 7]
     assert_sample(sample, (120, 180))
     dark, bright = ((sample[key] * 255).round().to(torch.uint8) for key in ("dark", "bright"))
-    assert torch.equal(sample["imf_dark"], intermediate_imf(estimate_imf(dark, bright), 0.25))
-    assert torch.equal(sample["imf_bright"], intermediate_imf(estimate_imf(bright, dark), 0.75))
+    response = estimate_response(dark, bright)
+    assert torch.equal(sample["imf_dark"], response_imf(response, 0.25))
+    assert torch.equal(sample["imf_bright"], response_imf(response, 0.25 - 1))
 
 
 def test_patch_is_part_of_the_whole_frame(hdr_files):

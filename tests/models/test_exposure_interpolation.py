@@ -512,8 +512,14 @@ def test_interpolate_exposure_is_x3() -> None:
         for i in range(3):
             x3 = interpolate_exposure(dark, bright, fraction=(i + 1) / 4, **options)
             assert (ours[:, i].int() - x3.int()).abs().max() <= 1
-    expected = [hdrops.intermediate_imf(hdrops.estimate_imf(*p)) for p in ((dark, bright), (bright, dark))]
-    assert torch.equal(interpolate_exposure(dark, bright), hdrops.imf_fuse(dark, bright, *expected))
+    response = hdrops.estimate_response(dark, bright)
+    expected = hdrops.response_imf(response, 0.25), hdrops.response_imf(response, -0.75)
+    assert torch.equal(interpolate_exposure(dark, bright, fraction=0.25), hdrops.imf_fuse(dark, bright, *expected))
+    roots = [hdrops.estimate_imf(*p) for p in ((dark, bright), (bright, dark))]
+    expected = hdrops.intermediate_imf(roots[0]), hdrops.intermediate_imf(roots[1])
+    assert torch.equal(
+        interpolate_exposure(dark, bright, imf=(roots[0], roots[1])), hdrops.imf_fuse(dark, bright, *expected)
+    )
 
 
 def test_insert_exposures() -> None:
@@ -546,7 +552,7 @@ def test_exposures_come_one_at_a_time(dtype: torch.dtype, monkeypatch: pytest.Mo
     """Each has memory of its own; what they share is computed once."""
     from hdrops.models import exposure_interpolation
 
-    calls = {"estimate_imf": 0, "folded": 0, "imf_fuse": 0}
+    calls = {"estimate_response": 0, "folded": 0, "imf_fuse": 0}
 
     def counted(owner: Any, name: str) -> None:
         function = getattr(owner, name)
@@ -563,16 +569,16 @@ def test_exposures_come_one_at_a_time(dtype: torch.dtype, monkeypatch: pytest.Mo
         made: made.interpolate(dark, bright, 3)[0],
         None: insert_exposures(pair_of(dark, bright), None, 3)[0, 1:-1],
     }
-    counted(exposure_interpolation, "estimate_imf")
+    counted(exposure_interpolation, "estimate_response")
     counted(exposure_interpolation, "imf_fuse")
     counted(LRL, "folded")
     for inserted, frames in expected.items():
-        calls.update(estimate_imf=0, folded=0, imf_fuse=0)
+        calls.update(estimate_response=0, folded=0, imf_fuse=0)
         between = exposures_between(dark, bright, inserted, 3)
         for i, frame in enumerate(between, 1):
             assert torch.equal(frame[0], frames[i - 1])
             assert frame.untyped_storage().nbytes() == frame.nbytes
-            assert calls == {"estimate_imf": 2, "folded": int(inserted is not None), "imf_fuse": i}
+            assert calls == {"estimate_response": 1, "folded": int(inserted is not None), "imf_fuse": i}
         assert i == 3
 
 

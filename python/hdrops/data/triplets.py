@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
 from hdrops.data.scenes import Paths, find_scenes, images_below, images_in, scene_names
 from hdrops.io import InputError, read_bracket, read_image
-from hdrops.ops.imf import estimate_imf, intermediate_imf
+from hdrops.ops.response import estimate_response, response_imf
 
 Sample = dict[str, Tensor]
 
@@ -98,10 +98,8 @@ def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 def _tables(dark: Tensor, bright: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     """Intermediate IMFs of uint8 frames, (3, 256) each."""
-    return (
-        intermediate_imf(estimate_imf(dark, bright), fraction),
-        intermediate_imf(estimate_imf(bright, dark), 1 - fraction),
-    )
+    response = estimate_response(dark, bright)
+    return response_imf(response, fraction), response_imf(response, fraction - 1)
 
 
 def _exposed(target: Tensor) -> float:

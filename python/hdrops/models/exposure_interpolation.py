@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from hdrops.models import _pretrained
 from hdrops.nn.tiling import tiled
-from hdrops.ops._arguments import CODE_DTYPES, check_fraction, check_image_dtype, keep_format
-from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
+from hdrops.ops._arguments import CODE_DTYPES, can_wait, check_fraction, check_image_dtype, keep_format
+from hdrops.ops.imf import crf_imf, gamma_imf, imf_fuse, intermediate_imf
+from hdrops.ops.response import estimate_response, response_imf
 
 Preset = Literal["paper", "light", "tiny"]
 Input = Literal["x3", "dark", "bright"]
@@ -51,10 +52,9 @@ class SwappedImages(ValueError):
 def _check_order(dark: Tensor, bright: Tensor) -> None:
     """Raise where the mean code of the dark image exceeds that of the bright one by more than a tenth.
 
-    Both are taken on a regular grid of pixels. The answer is waited for, which a program that is being traced or
-    captured cannot do: there it is not asked.
+    Both are taken on a regular grid of pixels. A program that is being traced or captured does not ask.
     """
-    if torch.compiler.is_compiling() or (dark.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if not can_wait(dark):
         return
     step = max(1, math.isqrt(dark.shape[-2] * dark.shape[-1] // _SAMPLED))
     means = [image[..., ::step, ::step].float().mean((1, 2, 3)) for image in (dark, bright)]
@@ -128,12 +128,10 @@ def _maps(
         if len(imf) != 2:
             raise ValueError(f"imf must be two tables, of the dark and of the bright image, got {len(imf)}")
         forth, back = imf
-    else:
-        _check_order(dark, bright)
-        levels = 256 if dark.dtype == torch.uint8 else 4096
-        first, second = _codes(dark), _codes(bright)
-        forth, back = estimate_imf(first, second, levels), estimate_imf(second, first, levels)
-    return lambda f: (intermediate_imf(forth, f), intermediate_imf(back, 1 - f))
+        return lambda f: (intermediate_imf(forth, f), intermediate_imf(back, 1 - f))
+    _check_order(dark, bright)
+    estimated = estimate_response(_codes(dark), _codes(bright), 256 if dark.dtype == torch.uint8 else 4096)
+    return lambda f: (response_imf(estimated, f), response_imf(estimated, f - 1))
 
 
 def interpolate_exposure(
@@ -148,8 +146,10 @@ def interpolate_exposure(
 ) -> Tensor:
     """An exposure between two, from their intensity mapping functions alone (eq. 5-12): the image x3.
 
-    Without ``ratio`` and ``imf``, Λ12 and Λ21 are estimated from the two images; no exposure time or camera response is
-    needed.
+    Without ``ratio`` and ``imf``, the response is estimated from the two images, and the maps to the exposure between
+    are those that follow from it (:func:`hdrops.estimate_response`); no exposure time is needed. The paper's own maps,
+    the square root of histogram specification, are those of
+    ``imf=(hdrops.estimate_imf(dark, bright), hdrops.estimate_imf(bright, dark))``.
 
     Args:
         dark: the less exposed image (N, C, H, W), C = 3 or 1, uint8, uint16 or floating point in [0, 1].
@@ -622,9 +622,9 @@ class ExposureInterpolator(nn.Module):
     ) -> Tensor:
         """Insert exposures between two images.
 
-        Without ``ratio`` and ``imf``, the intensity mapping functions are estimated from the images
-        (:func:`hdrops.estimate_imf`); saturated codes are continued in proportion. Each exposure is computed from the
-        two images themselves, none from another interpolated one.
+        Without ``ratio`` and ``imf``, the maps are those of the response that is estimated from the images
+        (:func:`hdrops.estimate_response`). Each exposure is computed from the two images themselves, none from another
+        interpolated one.
 
         Args:
             dark: the less exposed image (N, C, H, W), C = 3 or 1, of any size: uint8 or uint16 codes, or floating point

@@ -30,6 +30,11 @@ def check_fraction(fraction: float) -> None:
         raise ValueError(f"fraction must lie between 0 and 1, both excluded, got {fraction}")
 
 
+def can_wait(tensor: torch.Tensor) -> bool:
+    """Whether values of a tensor may be looked at here, which a program that is traced or captured cannot do."""
+    return not torch.compiler.is_compiling() and not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 def compute_dtype(image: torch.Tensor) -> torch.dtype:
     """The arithmetic type of an operator: float64 for float64 images, float32 for all others."""
     return torch.float64 if image.dtype == torch.float64 else torch.float32
