@@ -2,10 +2,13 @@
 
 import math
 
+import photographs
 import pytest
 import torch
 
 import hdrops
+from hdrops.data import BracketTriplets
+from hdrops.metrics import psnr
 
 RATIO = 16.0
 
@@ -175,6 +178,27 @@ def test_steps_add_up():
     assert (back - codes)[:, 32:].abs().max() < 0.5
     assert (hdrops.response_imf(g, 5.0)[:, 1:] <= 255).all()
     assert hdrops.response_imf(g, 5.0)[:, 0].tolist() == [0.0] * 3
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.parametrize(("name", "ev_step"), [("fairchild", 1.0), ("iccv17", 2.0)])
+def test_photographs(name, ev_step):
+    """Of cameras with picture styles: 4 dB above the square root of histogram specification."""
+    pytest.importorskip("OpenImageIO", reason="reading images needs OpenImageIO")
+    folder = photographs.photographs() / "brackets" / name
+    triplets = BracketTriplets(folder, ev_step=ev_step, patch=None, augment=False)
+    gains = []
+    for k in range(0, len(triplets), max(1, len(triplets) // 12)):
+        dark, bright, target = ((triplets[k][key] * 255).round().byte() for key in ("dark", "bright", "target"))
+        g = hdrops.estimate_response(dark, bright)
+        roots = [hdrops.intermediate_imf(hdrops.estimate_imf(*pair)) for pair in ((dark, bright), (bright, dark))]
+        found, former = (
+            psnr(hdrops.imf_fuse(dark[None], bright[None], *tables), target[None])
+            for tables in ((hdrops.response_imf(g, 0.5), hdrops.response_imf(g, -0.5)), roots)
+        )
+        gains.append(float(found - former))
+    assert len(gains) >= 12
+    assert sum(gains) / len(gains) >= 4, gains
 
 
 def test_bad_arguments():
