@@ -30,7 +30,7 @@ from torch import Tensor
 import hdrops
 from hdrops.data import BracketTriplets, find_scenes, split_scenes
 from hdrops.metrics import psnr
-from hdrops.models import ExposureInterpolator
+from hdrops.models import ExposureInterpolator, interpolate_exposure
 from hdrops.train import load_config, train
 from hdrops.train.exposure_interpolation import SYSTEM
 
@@ -56,9 +56,9 @@ RUNS: dict[str, dict[str, Any]] = {
 LONGER = {"lrl-three-inputs-long": 3}  # times as many updates
 TITLES = {
     "average": "plain average",
-    "imf-histogram": "IMF by histogram",
+    "imf-histogram": "IMF by histogram (x3)",
     "imf-gamma": "IMF by gamma 1/2.2",
-    "imf-response": "IMF by estimated response (x3)",
+    "imf-response": "IMF by estimated response",
     "curve": "tone curve of x3, fitted",
     "joint": "joint table of dark and bright, fitted",
     "curve-limit": "tone curve of x3, fitted to the frame itself",
@@ -89,13 +89,15 @@ def fuse(sample: Sample, imf_dark: Tensor, imf_bright: Tensor) -> Tensor:
 
 
 def imf_histogram(sample: Sample) -> Tensor:
-    dark, bright = (codes(sample[name]).to(torch.uint8) for name in ("dark", "bright"))
-    tables = (hdrops.intermediate_imf(hdrops.estimate_imf(*pair)) for pair in ((dark, bright), (bright, dark)))
-    return fuse(sample, *tables)
+    return fuse(sample, sample["imf_dark"], sample["imf_bright"])
+
+
+def images(sample: Sample) -> list[Tensor]:
+    return [codes(sample[name])[None].to(torch.uint8) for name in ("dark", "bright")]
 
 
 def imf_response(sample: Sample) -> Tensor:
-    return fuse(sample, sample["imf_dark"], sample["imf_bright"])
+    return interpolate_exposure(*images(sample))[0].float() / (LEVELS - 1)
 
 
 def imf_gamma(sample: Sample) -> Tensor:
@@ -107,7 +109,7 @@ def codes(image: Tensor) -> Tensor:
 
 
 def curve_key(sample: Sample) -> Tensor:
-    return codes(imf_response(sample))
+    return codes(imf_histogram(sample))
 
 
 def joint_key(sample: Sample) -> Tensor:
@@ -320,7 +322,8 @@ def main() -> None:
         methods[f"{name}-limit"] = limit(key, sides)
     for name in RUNS:
         methods[name] = learnt(name)
-    methods["shipped"] = network(ExposureInterpolator.from_pretrained())
+    shipped = ExposureInterpolator.from_pretrained()
+    methods["shipped"] = lambda sample: shipped.interpolate(*images(sample))[0, 0].float() / (LEVELS - 1)
 
     known = [dataset[i] for i in range(0, len(dataset), SEEN_EVERY)]
     dataset = whole(held_out)
@@ -354,7 +357,7 @@ def main() -> None:
         print(f"fused with {TITLES.get(name, 'nothing between'):45} {mean(values):.4f}", flush=True)
     write_table(budget.results / "fusion.csv", fused)
 
-    levels = {name: table[name]["psnr"] for name in ("imf-response", "curve", "joint")}
+    levels = {name: table[name]["psnr"] for name in ("imf-histogram", "imf-response", "curve", "joint")}
     write_table(budget.results / "convergence.csv", convergence(budget.out, levels))
     curves(
         budget.out,

@@ -10,7 +10,7 @@ import torch
 from photographs import photographs
 from torch.utils.data import DataLoader
 
-from hdrops import estimate_response, response_imf
+from hdrops import estimate_imf, estimate_response, intermediate_imf, response_imf
 from hdrops.data import (
     BracketTriplets,
     Camera,
@@ -141,7 +141,7 @@ def test_exposures_of_the_files_come_first(tmp_path):
 
 
 def test_whole_frames(brackets):
-    data = BracketTriplets(brackets, distance=4, ev_step=1, patch=None, augment=False)
+    data = BracketTriplets(brackets, distance=4, ev_step=1, patch=None, augment=False, maps="response")
     for k in (0, 4, 8):
         triplet, sample = data.triplets[k], data[k]
         assert_sample(sample, (70, 100))
@@ -159,9 +159,8 @@ def test_tables_are_those_of_the_fraction(brackets):
     triplet, sample = data.triplets[0], data[0]
     assert float(sample["fraction"]) == pytest.approx(1 / 3)
     dark, bright = read_image(triplet.dark).pixels, read_image(triplet.bright).pixels
-    response = estimate_response(dark, bright)
-    assert torch.equal(sample["imf_dark"], response_imf(response, 1 / 3))
-    assert torch.equal(sample["imf_bright"], response_imf(response, 1 / 3 - 1))
+    assert torch.equal(sample["imf_dark"], intermediate_imf(estimate_imf(dark, bright), 1 / 3))
+    assert torch.equal(sample["imf_bright"], intermediate_imf(estimate_imf(bright, dark), 2 / 3))
 
 
 def test_patches_are_parts_of_the_frames(brackets):
@@ -334,13 +333,21 @@ def test_sample_of_synthesis(hdr_files):
 
 
 def test_whole_frames_of_synthesis_have_their_own_tables(hdr_files):
-    data = SyntheticTriplets(hdr_files, patch=None, augment=False, fraction=0.25, distance=3.0)
-    sample = data[0, 7]
-    assert_sample(sample, (120, 180))
-    dark, bright = ((sample[key] * 255).round().to(torch.uint8) for key in ("dark", "bright"))
-    response = estimate_response(dark, bright)
-    assert torch.equal(sample["imf_dark"], response_imf(response, 0.25))
-    assert torch.equal(sample["imf_bright"], response_imf(response, 0.25 - 1))
+    for maps in ("histogram", "response"):
+        data = SyntheticTriplets(hdr_files, patch=None, augment=False, fraction=0.25, distance=3.0, maps=maps)
+        sample = data[0, 7]
+        assert_sample(sample, (120, 180))
+        dark, bright = ((sample[key] * 255).round().to(torch.uint8) for key in ("dark", "bright"))
+        if maps == "response":
+            response = estimate_response(dark, bright)
+            expected = response_imf(response, 0.25), response_imf(response, 0.25 - 1)
+        else:
+            pairs = (dark, bright, 0.25), (bright, dark, 0.75)
+            expected = tuple(intermediate_imf(estimate_imf(a, b), fraction) for a, b, fraction in pairs)
+        assert torch.equal(sample["imf_dark"], expected[0])
+        assert torch.equal(sample["imf_bright"], expected[1])
+    with pytest.raises(ValueError, match="maps must be 'response' or 'histogram', got 'x'"):
+        SyntheticTriplets(hdr_files, maps="x")
 
 
 def test_patch_is_part_of_the_whole_frame(hdr_files):

@@ -506,20 +506,26 @@ def test_gradients_are_left_alone() -> None:
 
 def test_interpolate_exposure_is_x3() -> None:
     dark, bright = pair(dtype=torch.uint8)
-    untrained = model(trained=False)
+    tables = hdrops.estimate_imf(dark, bright), hdrops.estimate_imf(bright, dark)
+    roots = hdrops.imf_fuse(dark, bright, *(hdrops.intermediate_imf(table) for table in tables))
+    response = hdrops.estimate_response(dark, bright)
+    steps = hdrops.response_imf(response, 0.25), hdrops.response_imf(response, -0.75)
+    assert torch.equal(interpolate_exposure(dark, bright, fraction=0.25), hdrops.imf_fuse(dark, bright, *steps))
+    assert torch.equal(interpolate_exposure(dark, bright, maps="histogram"), roots)
+    assert torch.equal(interpolate_exposure(dark, bright, imf=tables), roots)
+    with pytest.raises(ValueError, match="maps must be 'response' or 'histogram', got 'both'"):
+        interpolate_exposure(dark, bright, maps="both")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("maps", ["histogram", "response"])
+def test_an_untrained_model_gives_x3(maps: str) -> None:
+    dark, bright = pair(dtype=torch.uint8)
+    untrained = ExposureInterpolator(Config.preset("tiny", maps=maps)).eval()
     for options in ({}, {"ratio": 16.0}, {"imf": (hdrops.gamma_imf(16.0), hdrops.gamma_imf(1 / 16))}):
         ours = untrained.interpolate(dark, bright, 3, **options)
         for i in range(3):
-            x3 = interpolate_exposure(dark, bright, fraction=(i + 1) / 4, **options)
+            x3 = interpolate_exposure(dark, bright, fraction=(i + 1) / 4, maps=maps, **options)
             assert (ours[:, i].int() - x3.int()).abs().max() <= 1
-    response = hdrops.estimate_response(dark, bright)
-    expected = hdrops.response_imf(response, 0.25), hdrops.response_imf(response, -0.75)
-    assert torch.equal(interpolate_exposure(dark, bright, fraction=0.25), hdrops.imf_fuse(dark, bright, *expected))
-    roots = [hdrops.estimate_imf(*p) for p in ((dark, bright), (bright, dark))]
-    expected = hdrops.intermediate_imf(roots[0]), hdrops.intermediate_imf(roots[1])
-    assert torch.equal(
-        interpolate_exposure(dark, bright, imf=(roots[0], roots[1])), hdrops.imf_fuse(dark, bright, *expected)
-    )
 
 
 def test_insert_exposures() -> None:
@@ -552,7 +558,7 @@ def test_exposures_come_one_at_a_time(dtype: torch.dtype, monkeypatch: pytest.Mo
     """Each has memory of its own; what they share is computed once."""
     from hdrops.models import exposure_interpolation
 
-    calls = {"estimate_response": 0, "folded": 0, "imf_fuse": 0}
+    calls = {"pair_imfs": 0, "folded": 0, "imf_fuse": 0}
 
     def counted(owner: Any, name: str) -> None:
         function = getattr(owner, name)
@@ -569,16 +575,16 @@ def test_exposures_come_one_at_a_time(dtype: torch.dtype, monkeypatch: pytest.Mo
         made: made.interpolate(dark, bright, 3)[0],
         None: insert_exposures(pair_of(dark, bright), None, 3)[0, 1:-1],
     }
-    counted(exposure_interpolation, "estimate_response")
+    counted(exposure_interpolation, "pair_imfs")
     counted(exposure_interpolation, "imf_fuse")
     counted(LRL, "folded")
     for inserted, frames in expected.items():
-        calls.update(estimate_response=0, folded=0, imf_fuse=0)
+        calls.update(pair_imfs=0, folded=0, imf_fuse=0)
         between = exposures_between(dark, bright, inserted, 3)
         for i, frame in enumerate(between, 1):
             assert torch.equal(frame[0], frames[i - 1])
             assert frame.untyped_storage().nbytes() == frame.nbytes
-            assert calls == {"estimate_response": 1, "folded": int(inserted is not None), "imf_fuse": i}
+            assert calls == {"pair_imfs": 1, "folded": int(inserted is not None), "imf_fuse": i}
         assert i == 3
 
 
@@ -818,7 +824,7 @@ def test_shipped_weights_on_photographs() -> None:
             (triplets[k][key][None] * 255).round().to(torch.uint8) for key in ("dark", "bright", "target")
         )
         ours = psnr(shipped.interpolate(dark, bright)[:, 0], target)
-        gains["histogram"].append(float(ours - psnr(interpolate_exposure(dark, bright), target)))
+        gains["histogram"].append(float(ours - psnr(interpolate_exposure(dark, bright, maps="histogram"), target)))
         gains["gamma"].append(float(ours - psnr(interpolate_exposure(dark, bright, ratio=16), target)))
     assert len(gains["gamma"]) >= 9
     assert all(sum(values) / len(values) >= 2 for values in gains.values()), gains

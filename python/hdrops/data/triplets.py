@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
 from hdrops.data.scenes import Paths, find_scenes, images_below, images_in, scene_names
 from hdrops.io import InputError, read_bracket, read_image
-from hdrops.ops.response import estimate_response, response_imf
+from hdrops.ops.response import Maps, check_maps, pair_imfs
 
 Sample = dict[str, Tensor]
 
@@ -96,10 +96,9 @@ def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, index]))
 
 
-def _tables(dark: Tensor, bright: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+def _tables(dark: Tensor, bright: Tensor, fraction: float, maps: Maps) -> tuple[Tensor, Tensor]:
     """Intermediate IMFs of uint8 frames, (3, 256) each."""
-    response = estimate_response(dark, bright)
-    return response_imf(response, fraction), response_imf(response, fraction - 1)
+    return pair_imfs(dark, bright, 256, maps)(fraction)
 
 
 def _exposed(target: Tensor) -> float:
@@ -239,6 +238,8 @@ class BracketTriplets(Dataset[Sample]):
         ev_step: stops between neighbouring frames, in the order of their brightness, of the scenes whose files state no
             exposure that can be believed; positive.
         cache_bytes: of pixels to keep in memory.
+        maps: how the IMFs are estimated, "histogram" or "response": those of the model that is trained
+            (:class:`hdrops.models.ExposureInterpolatorConfig`).
 
     Attributes:
         triplets: in the order of the scenes' folders, and from dark to bright.
@@ -262,7 +263,9 @@ class BracketTriplets(Dataset[Sample]):
         rotate: bool = False,
         ev_step: float | None = None,
         cache_bytes: int = 4 << 30,
+        maps: Maps = "histogram",
     ) -> None:
+        check_maps(maps)
         if not 0 < distance < math.inf:
             raise ValueError(f"distance must be positive stops, got {distance}")
         if not 0 <= tolerance < distance / 2:
@@ -291,7 +294,7 @@ class BracketTriplets(Dataset[Sample]):
                 triplet = Triplet(name, files[d], files[t], files[b], span, fraction)
                 self.triplets.append(triplet)
                 with _one_thread():
-                    self._tables.append(_tables(frames[triplet.dark], frames[triplet.bright], fraction))
+                    self._tables.append(_tables(frames[triplet.dark], frames[triplet.bright], fraction, maps))
             first = next(iter(frames.values()))
             if places:
                 self.smallest_side = min(self.smallest_side, *first.shape[-2:])
@@ -402,6 +405,8 @@ class SyntheticTriplets(Dataset[Sample]):
         augment: mirror half of the samples left to right.
         rotate: also turn the samples by a random multiple of 90°.
         cache_bytes: of radiance to keep in memory.
+        maps: how the IMFs are estimated, "histogram" or "response": those of the model that is trained
+            (:class:`hdrops.models.ExposureInterpolatorConfig`).
 
     Attributes:
         scenes: names of the images that are used.
@@ -426,7 +431,9 @@ class SyntheticTriplets(Dataset[Sample]):
         augment: bool = True,
         rotate: bool = False,
         cache_bytes: int = 4 << 30,
+        maps: Maps = "histogram",
     ) -> None:
+        check_maps(maps)
         ends = tuple(distance) if isinstance(distance, Sequence) else (distance, distance)
         if len(ends) != 2 or not 0 < ends[0] <= ends[1] < math.inf:
             raise ValueError(f"distance must be positive stops or a range of them, got {distance}")
@@ -444,7 +451,7 @@ class SyntheticTriplets(Dataset[Sample]):
         self._cut, self._seed, self._fov = _cut(patch, augment, rotate, seed), seed, fov
         if not self._cut.fits(*self._frame):
             raise ValueError(f"patch {patch} must fit into the frame {tuple(frame)}")
-        self._length = _check_length(samples_per_epoch, 1)
+        self._length, self._maps = _check_length(samples_per_epoch, 1), maps
         self._panorama, self._camera = panorama, camera
         self._sources: list[pathlib.Path | Panorama | LinearPhotograph] = []
         self.scenes: list[str] = []
@@ -491,7 +498,7 @@ class SyntheticTriplets(Dataset[Sample]):
             noise = torch.Generator().manual_seed(int(generator.integers(2**63)))
             stops = -fraction * distance, 0.0, (1 - fraction) * distance
             dark, target, bright = camera.expose(radiance, [time * 2**ev for ev in stops], noise)
-            tables = _tables(dark, bright, fraction)
+            tables = _tables(dark, bright, fraction, self._maps)
             return _sample(self._cut((dark, target, bright), generator), tables, fraction)
 
 

@@ -21,7 +21,7 @@ from hdrops.models import _pretrained
 from hdrops.nn.tiling import tiled
 from hdrops.ops._arguments import CODE_DTYPES, can_wait, check_fraction, check_image_dtype, keep_format
 from hdrops.ops.imf import crf_imf, gamma_imf, imf_fuse, intermediate_imf
-from hdrops.ops.response import estimate_response, response_imf
+from hdrops.ops.response import Maps, check_maps, pair_imfs
 
 Preset = Literal["paper", "light", "tiny"]
 Input = Literal["x3", "dark", "bright"]
@@ -98,6 +98,7 @@ def _maps(
     gamma: float | None,
     crf: Tensor | None,
     imf: tuple[Tensor, Tensor] | None,
+    maps: Maps,
 ) -> _Maps:
     """The maps to any exposure between two images, from what is known of these."""
     response = "gamma" if gamma is not None else "crf" if crf is not None else None
@@ -130,8 +131,7 @@ def _maps(
         forth, back = imf
         return lambda f: (intermediate_imf(forth, f), intermediate_imf(back, 1 - f))
     _check_order(dark, bright)
-    estimated = estimate_response(_codes(dark), _codes(bright), 256 if dark.dtype == torch.uint8 else 4096)
-    return lambda f: (response_imf(estimated, f), response_imf(estimated, f - 1))
+    return pair_imfs(_codes(dark), _codes(bright), 256 if dark.dtype == torch.uint8 else 4096, maps)
 
 
 def interpolate_exposure(
@@ -143,13 +143,12 @@ def interpolate_exposure(
     gamma: float | None = None,
     crf: Tensor | None = None,
     imf: tuple[Tensor, Tensor] | None = None,
+    maps: Maps = "response",
 ) -> Tensor:
     """An exposure between two, from their intensity mapping functions alone (eq. 5-12): the image x3.
 
-    Without ``ratio`` and ``imf``, the response is estimated from the two images, and the maps to the exposure between
-    are those that follow from it (:func:`hdrops.estimate_response`); no exposure time is needed. The paper's own maps,
-    the square root of histogram specification, are those of
-    ``imf=(hdrops.estimate_imf(dark, bright), hdrops.estimate_imf(bright, dark))``.
+    Without ``ratio`` and ``imf``, the maps are estimated from the two images; no exposure time or camera response is
+    needed.
 
     Args:
         dark: the less exposed image (N, C, H, W), C = 3 or 1, uint8, uint16 or floating point in [0, 1].
@@ -163,6 +162,8 @@ def interpolate_exposure(
             direct ones to the exposure between, Λ(z) = F(r F⁻¹(z)) with the ratio r to it, instead of the square-root
             rule (eq. 7).
         imf: the tables Λ12, from the dark image to the bright one, and Λ21, as :func:`hdrops.estimate_imf` gives them.
+        maps: how they are estimated where nothing is known: by "response" (:func:`hdrops.estimate_response`), or by
+            "histogram" specification and the square-root rule, as the paper has it.
 
     Returns:
         The image exposed for Δt_dark^(1-f) Δt_bright^f, same shape and dtype.
@@ -174,8 +175,9 @@ def interpolate_exposure(
             range or at odds with each other.
     """
     check_fraction(fraction)
+    check_maps(maps)
     _check_images(dark, bright)
-    return imf_fuse(dark, bright, *_maps(dark, bright, ratio, gamma, crf, imf)(fraction))
+    return imf_fuse(dark, bright, *_maps(dark, bright, ratio, gamma, crf, imf, maps)(fraction))
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------
@@ -439,6 +441,9 @@ class ExposureInterpolatorConfig:
         residual: whether the network learns y - x3, as the paper has it, or y itself, to which the paper compares it.
         low: the codes (ξL, 55) between which the weight of the dark image rises in x3 (eq. 9).
         high: the codes (200, ξU) between which that of the bright one falls (eq. 10).
+        maps: how the maps of x3 are estimated from two images: by "histogram" specification and the square-root rule,
+            as the paper has it, or by "response" (:func:`hdrops.estimate_response`). A network must be used with those
+            that it is trained with.
 
     Raises:
         ValueError: values out of range, or a network of other channels.
@@ -449,6 +454,7 @@ class ExposureInterpolatorConfig:
     residual: bool = True
     low: tuple[float, float] = (5.0, 55.0)
     high: tuple[float, float] = (200.0, 250.0)
+    maps: Maps = "histogram"
 
     def __post_init__(self) -> None:
         known = get_args(Input)
@@ -461,6 +467,7 @@ class ExposureInterpolatorConfig:
             numbers = len(ends) == 2 and all(type(end) in (int, float) for end in ends)
             if not numbers or not -math.inf < ends[0] < ends[1] < math.inf:
                 raise ValueError(f"{name} must be two finite, increasing code values, got {ends!r}")
+        check_maps(self.maps)
         channels = COLOURS * len(self.inputs)
         if self.network.in_channels != channels or self.network.out_channels != COLOURS:
             raise ValueError(
@@ -622,9 +629,8 @@ class ExposureInterpolator(nn.Module):
     ) -> Tensor:
         """Insert exposures between two images.
 
-        Without ``ratio`` and ``imf``, the maps are those of the response that is estimated from the images
-        (:func:`hdrops.estimate_response`). Each exposure is computed from the two images themselves, none from another
-        interpolated one.
+        Without ``ratio`` and ``imf``, the maps are estimated from the images, as ``config.maps`` says. Each exposure is
+        computed from the two images themselves, none from another interpolated one.
 
         Args:
             dark: the less exposed image (N, C, H, W), C = 3 or 1, of any size: uint8 or uint16 codes, or floating point
@@ -683,7 +689,7 @@ class ExposureInterpolator(nn.Module):
                 raise ValueError(f"{name} is on {image.device}, the model on {home}; move one of them")
         _check_images(dark, bright)
         with torch.no_grad():
-            maps = _maps(dark, bright, ratio, gamma, crf, imf)
+            maps = _maps(dark, bright, ratio, gamma, crf, imf, self.config.maps)
             network = self.network.folded()
         side = _tile(dark) if tile is None else tile
 
@@ -725,7 +731,7 @@ def exposures_between(
         expose = model._between(dark, bright)
         return (expose(fraction, torch.empty_like(dark)) for fraction in fractions)
     _check_images(dark, bright)
-    maps = _maps(dark, bright, None, None, None, None)
+    maps = _maps(dark, bright, None, None, None, None, "response")
     return (imf_fuse(dark, bright, *maps(fraction)) for fraction in fractions)
 
 

@@ -15,12 +15,17 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from hdrops.ops import _arguments
-from hdrops.ops.imf import estimate_imf
+from hdrops.ops.imf import estimate_imf, intermediate_imf
+
+# How the maps to an exposure between two are estimated: by the response, or as the paper has it.
+Maps = Literal["response", "histogram"]
 
 _SHOULDER = 300.0  # the code that a line never reaches
 _KNOT = 0.25  # distance of the knots in s
@@ -58,7 +63,9 @@ def _shares(image: Tensor, levels: int) -> Tensor:
     level = (codes * (levels - 1) + full // 2) // full
     images, channels, pixels = level.shape
     rows = torch.arange(images * channels, device=image.device)[:, None] * levels
-    places = (level.reshape(images * channels, pixels) + rows).flatten()  # in one dimension the sum is deterministic on GPUs too
+    places = (
+        level.reshape(images * channels, pixels) + rows
+    ).flatten()  # in one dimension the sum is deterministic on GPUs too
     counts = torch.zeros(images * channels * levels, device=image.device)
     counts.scatter_add_(0, places, torch.ones(len(places), device=image.device))
     return counts.reshape(images, channels, levels).double() / pixels
@@ -138,6 +145,20 @@ def _solved(shares: list[Tensor], tables: list[Tensor], smoothness: float) -> Te
     steps = torch.maximum(steps, _LEAST_SLOPE * steps.mean(-1, keepdim=True).clamp(min=_LEAST_SLOPE * width))
     rising = torch.cat([solved[..., :1], solved[..., :1] + steps.cumsum(-1)], -1) / distance
     return (rising @ here.mT).float()
+
+
+def pair_imfs(dark: Tensor, bright: Tensor, levels: int, maps: Maps) -> Callable[[float], tuple[Tensor, Tensor]]:
+    """From the fraction of the way to the bright exposure to the maps of the dark and of the bright image."""
+    if maps == "response":
+        response = estimate_response(dark, bright, levels)
+        return lambda fraction: (response_imf(response, fraction), response_imf(response, fraction - 1))
+    forth, back = estimate_imf(dark, bright, levels), estimate_imf(bright, dark, levels)
+    return lambda fraction: (intermediate_imf(forth, fraction), intermediate_imf(back, 1 - fraction))
+
+
+def check_maps(maps: str) -> None:
+    if maps not in get_args(Maps):
+        raise ValueError(f"maps must be 'response' or 'histogram', got {maps!r}")
 
 
 def response_imf(response: Tensor, step: float) -> Tensor:

@@ -35,6 +35,7 @@ from hdrops.losses import InterpolationLoss
 from hdrops.metrics import psnr
 from hdrops.models import ExposureInterpolator, ExposureInterpolatorConfig
 from hdrops.ops.imf import imf_fuse
+from hdrops.ops.response import Maps
 from hdrops.ops.ssim import ssim
 from hdrops.train.config import Section, TrainConfig
 from hdrops.train.system import Batch, Data, System, Terms, Validation
@@ -62,6 +63,9 @@ class ModelConfig(Section):
         default=("x3",), min_length=1, description="what it sees, of x3, dark and bright"
     )
     residual: bool = Field(default=True, description="learn target - x3; false: the target itself")
+    maps: Literal["histogram", "response"] = Field(
+        default="histogram", description="how x3 is estimated: histogram, the paper's, or response"
+    )
 
     @field_validator("inputs")
     @classmethod
@@ -234,7 +238,9 @@ def _divided(
     return list(scenes), [], kind
 
 
-def _triplets(scenes: Sequence[pathlib.Path], kind: str, config: DataConfig, seed: int, training: bool) -> Triplets:
+def _triplets(
+    scenes: Sequence[pathlib.Path], kind: str, config: DataConfig, maps: Maps, seed: int, training: bool
+) -> Triplets:
     patch = config.patch if training else None
     if kind == "brackets":
         b = config.brackets
@@ -247,6 +253,7 @@ def _triplets(scenes: Sequence[pathlib.Path], kind: str, config: DataConfig, see
             augment=training,
             rotate=training and config.rotate,
             seed=seed,
+            maps=maps,
         )
     s = config.synthesis
     response = functools.partial(draw_response, families=s.responses, emor=read_emor(s.emor) if s.emor else None)
@@ -262,6 +269,7 @@ def _triplets(scenes: Sequence[pathlib.Path], kind: str, config: DataConfig, see
         augment=training,
         rotate=training and config.rotate,
         seed=seed if training else seed + 1,
+        maps=maps,
         samples_per_epoch=s.samples if training else config.validation_samples,
     )
 
@@ -286,8 +294,10 @@ def samples(config: ExposureInterpolationConfig) -> Data:
     scenes = _scenes(data.folders, kind)
     with _bad_values():
         trained, validated, validated_kind = _divided(data, kind, scenes)
-        training = _triplets(trained, kind, data, config.seed, True)
-        held_out = _triplets(validated, validated_kind, data, config.seed, False) if validated else None
+        training = _triplets(trained, kind, data, config.model.maps, config.seed, True)
+        held_out = (
+            _triplets(validated, validated_kind, data, config.model.maps, config.seed, False) if validated else None
+        )
     if held_out is not None:
         side = held_out.smallest_side if isinstance(held_out, BracketTriplets) else min(data.synthesis.frame)
         if side < _SMALLEST:
@@ -306,7 +316,9 @@ def model(config: ExposureInterpolationConfig) -> ExposureInterpolator:
     """A network with fresh weights."""
     chosen = config.model
     try:
-        built = ExposureInterpolatorConfig.preset(chosen.network, inputs=chosen.inputs, residual=chosen.residual)
+        built = ExposureInterpolatorConfig.preset(
+            chosen.network, inputs=chosen.inputs, residual=chosen.residual, maps=chosen.maps
+        )
     except ValueError as error:
         raise InputError(f"model: {error}") from error
     return ExposureInterpolator(built)
