@@ -116,15 +116,16 @@ def joint_key(sample: Sample) -> Tensor:
     return codes(sample["dark"]) * LEVELS + codes(sample["bright"])
 
 
-def fitted(samples: Iterable[Sample], key: Callable[[Sample], Tensor], sides: int) -> Method:
-    """For each channel the mean target of every key, which is ``sides`` codes; rare keys ask their neighbours."""
+def fitted(samples: Iterable[Sample], key: Callable[[Sample], Tensor], sides: int, fewest: int = 20) -> Method:
+    """For each channel the mean target of every key, which is ``sides`` codes; keys of fewer pixels than ``fewest`` ask
+    their neighbours."""
     sums = torch.zeros(2, 3, LEVELS**sides, dtype=torch.float64)
     for sample in samples:
         for channel, (place, target) in enumerate(zip(key(sample), sample["target"], strict=True)):
             sums[0, channel].index_add_(0, place.flatten(), target.flatten().double())
             sums[1, channel].index_add_(0, place.flatten(), torch.ones(place.numel(), dtype=torch.float64))
     total, count = sums.reshape(2, 1, 3, -1, LEVELS)
-    table = torch.where(count >= 20, total / count.clamp(min=1), torch.nan)
+    table = torch.where(count >= fewest, total / count.clamp(min=1), torch.nan)
     for sigma in (1, 2, 4, 8, 16, 32, 64, 128):
         near, known = (hdrops.gaussian_blur(x, sigma, border="zeros") for x in (total, count))
         table = torch.where(table.isnan() & (known > 1e-3), near / known.clamp(min=1e-3), table)
@@ -134,7 +135,7 @@ def fitted(samples: Iterable[Sample], key: Callable[[Sample], Tensor], sides: in
 
 def limit(key: Callable[[Sample], Tensor], sides: int) -> Method:
     """What the best table could reach: it is fitted to the target."""
-    return lambda sample: fitted([sample], key, sides)(sample)
+    return lambda sample: fitted([sample], key, sides, fewest=1)(sample)
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------

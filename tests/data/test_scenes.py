@@ -34,6 +34,13 @@ def test_every_folder_with_images_is_a_scene(tmp_path):
     assert find_scenes(str(tmp_path / "c")) == found[2:]
 
 
+def test_links_in_a_circle(tmp_path):
+    touch(tmp_path / "a" / "one" / "1.png", tmp_path / "a" / "two" / "1.png")
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
+    assert find_scenes(tmp_path) == [tmp_path / "a" / "one", tmp_path / "a" / "two"]
+
+
 def test_absent_folder(tmp_path):
     with pytest.raises(InputError, match="absent is no folder"):
         find_scenes([tmp_path / "absent"])

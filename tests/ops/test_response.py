@@ -120,6 +120,22 @@ def test_batches_are_treated_one_by_one():
     torch.testing.assert_close(batch, torch.stack([hdrops.estimate_response(*pair) for pair in pairs]))
 
 
+def test_arrays_of_numpy():
+    dark, bright = photograph(bent, 0), photograph(bent, 4)
+    g = hdrops.estimate_response(dark.numpy(), bright.numpy())
+    assert torch.equal(g, hdrops.estimate_response(dark, bright))
+    assert torch.equal(hdrops.response_imf(g.numpy(), 0.5), hdrops.response_imf(g, 0.5))
+
+
+@pytest.mark.parametrize("smoothness", [1e2, 1e4])
+def test_the_smoothest_is_a_line(smoothness):
+    g = hdrops.estimate_response(photograph(logarithmic, 0), photograph(logarithmic, 4), smoothness=smoothness)
+    codes = torch.arange(1.0, 256)
+    places = codes.log() - (1 - codes / 300).log()
+    slopes = g[:, 1:].diff(dim=-1) / places.diff()
+    assert (slopes / slopes.mean(-1, keepdim=True) - 1).abs().max() < 0.01
+
+
 def test_sizes_may_differ():
     light = radiance()
     dark, bright = photograph(bent, 0, light=light), photograph(bent, 4, light=light[:, ::2])
@@ -203,8 +219,10 @@ def test_photographs(name, ev_step):
 
 def test_bad_arguments():
     dark, bright = photograph(gamma, 0), photograph(gamma, 4)
-    with pytest.raises(ValueError, match="smoothness must be positive, got 0"):
+    with pytest.raises(ValueError, match="smoothness must be positive, at most 10000, got 0"):
         hdrops.estimate_response(dark, bright, smoothness=0)
+    with pytest.raises(ValueError, match=r"at most 10000, got 1e\+16"):
+        hdrops.estimate_response(dark, bright, smoothness=1e16)
     with pytest.raises(TypeError, match="quantise it first"):
         hdrops.estimate_response(dark.float(), bright.float())
     with pytest.raises(ValueError, match="must agree in N and C"):
@@ -213,8 +231,8 @@ def test_bad_arguments():
         hdrops.estimate_response(dark, bright, 1)
     with pytest.raises(TypeError, match="response must be floating point"):
         hdrops.response_imf(torch.arange(256), 0.5)
-    for bad in (torch.zeros(256), torch.arange(256.0).flip(0), torch.full((256,), math.nan)):
-        with pytest.raises(ValueError, match="response must rise"):
+    for bad in (torch.zeros(256), torch.arange(256.0).flip(0), torch.full((256,), math.nan), torch.arange(256.0).log()):
+        with pytest.raises(ValueError, match="response must be finite and rise"):
             hdrops.response_imf(bad, 0.5)
     with pytest.raises(ValueError, match="L >= 2"):
         hdrops.response_imf(torch.zeros(1), 0.5)

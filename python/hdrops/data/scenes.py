@@ -73,7 +73,8 @@ def find_scenes(folders: Paths) -> list[pathlib.Path]:
         folders: one folder or several; a folder of images is a scene itself. Hidden folders are left out.
 
     Returns:
-        The folders of the scenes, each once, in the order of their paths below each of ``folders``.
+        The folders of the scenes, in the order of their paths below each of ``folders``; each once, whatever links lead
+        to it.
 
     Raises:
         InputError: a folder that does not exist or cannot be read.
@@ -83,16 +84,19 @@ def find_scenes(folders: Paths) -> list[pathlib.Path]:
         if not root.is_dir():
             raise InputError(f"{root} is no folder; give the folder of one scene or of several")
         with _readable():
-            found |= dict.fromkeys(_scenes_below(root))
+            found |= dict.fromkeys(_scenes_below(root, set()))
     return list(found)
 
 
-def _scenes_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def _scenes_below(folder: pathlib.Path, seen: set[pathlib.Path]) -> Iterator[pathlib.Path]:
+    if folder.resolve() in seen:
+        return
+    seen.add(folder.resolve())
     if images_in(folder):
         yield folder
         return
     for below in _folders_in(folder):
-        yield from _scenes_below(below)
+        yield from _scenes_below(below, seen)
 
 
 def scene_names(places: Sequence[pathlib.Path]) -> list[str]:

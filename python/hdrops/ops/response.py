@@ -33,7 +33,8 @@ _TRUSTED = 2.0, 250.0  # codes between which an entry of an IMF tells of the res
 _PRIOR = 1e-4  # weight of the line by the images' means, for images that tell nothing
 _LEAST_SLOPE = 0.05  # of the mean one
 _SMALLEST_DISTANCE = 1e-3  # in s, that equal images count as
-_SAMPLED = 1 << 16  # pixels at most, about, whose codes are counted
+_GRID = 192  # rows and columns of pixels whose codes are counted
+_LARGEST_SMOOTHNESS = 1e4  # the maps are those of a line then; beyond, rounding errors grow
 
 
 def _places(levels: int, like: Tensor) -> Tensor:
@@ -57,17 +58,16 @@ def _basis(places: Tensor, knots: Tensor) -> Tensor:
 
 def _shares(image: Tensor, levels: int) -> Tensor:
     """(N, C, levels): the share of each level in an image (N, C, H, W) of codes, on a regular grid of pixels."""
-    step = math.ceil(math.sqrt(image.shape[-2] * image.shape[-1] / _SAMPLED))
+    rows, columns = (torch.arange(_GRID, device=image.device) * side // _GRID for side in image.shape[-2:])
     full = torch.iinfo(image.dtype).max
-    codes = image[..., ::step, ::step].to(torch.int64).flatten(2)
+    codes = image[:, :, rows[:, None], columns].to(torch.int64).flatten(2)
     level = (codes * (levels - 1) + full // 2) // full
     images, channels, pixels = level.shape
-    rows = torch.arange(images * channels, device=image.device)[:, None] * levels
-    places = (
-        level.reshape(images * channels, pixels) + rows
-    ).flatten()  # in one dimension the sum is deterministic on GPUs too
+    # In one dimension the sum is deterministic on GPUs too.
+    starts = torch.arange(images * channels, device=image.device)[:, None] * levels
+    places = (level.reshape(images * channels, pixels) + starts).flatten()
     counts = torch.zeros(images * channels * levels, device=image.device)
-    counts.scatter_add_(0, places, torch.ones(len(places), device=image.device))
+    counts.scatter_add_(0, places, torch.ones_like(places, dtype=torch.float32))
     return counts.reshape(images, channels, levels).double() / pixels
 
 
@@ -88,7 +88,7 @@ def estimate_response(dark: Tensor, bright: Tensor, levels: int = 256, *, smooth
             by one.
         bright: the more exposed image; same dtype, C and N.
         levels: entries of the table, 2 to 65536.
-        smoothness: weight λ of the second term, positive.
+        smoothness: weight λ of the second term, positive, at most 1e4.
 
     Returns:
         float32 table (C, levels), or (N, C, levels) for a batch, that rises; defined up to a constant. Entry ``i`` of
@@ -99,8 +99,9 @@ def estimate_response(dark: Tensor, bright: Tensor, levels: int = 256, *, smooth
         TypeError: the images are not uint8 or uint16, or differ in dtype.
         ValueError: shapes do not agree, an image has no pixels, or levels or smoothness are out of range.
     """
-    if not 0 < smoothness < math.inf:
-        raise ValueError(f"smoothness must be positive, got {smoothness}")
+    if not 0 < smoothness <= _LARGEST_SMOOTHNESS:
+        raise ValueError(f"smoothness must be positive, at most {_LARGEST_SMOOTHNESS:g}, got {smoothness}")
+    dark, bright = _arguments.as_tensor(dark, "dark"), _arguments.as_tensor(bright, "bright")
     levels = operator.index(levels)
     forth, back = estimate_imf(dark, bright, levels), estimate_imf(bright, dark, levels)  # check all arguments
     single = forth.dim() == 2
@@ -165,8 +166,8 @@ def response_imf(response: Tensor, step: float) -> Tensor:
     """IMF of a response: Λ(z) = g⁻¹(g(z) + step), at most 255.
 
     Args:
-        response: g, (..., L), L >= 2, which rises along its last dimension: see :func:`estimate_response`. Beyond its
-            ends it goes on in a line over ln z.
+        response: g, (..., L), L >= 2, finite, which rises along its last dimension: see :func:`estimate_response`.
+            Beyond its ends it goes on in a line over ln z.
         step: from the exposure of the source to that of the target, in units of the distance of the two images that
             ``response`` is of: from the dark one to the fraction f of the way ``f``, from the bright one ``f - 1``.
 
@@ -175,19 +176,19 @@ def response_imf(response: Tensor, step: float) -> Tensor:
 
     Raises:
         TypeError: response is not floating point.
-        ValueError: it does not rise, which is not asked under ``torch.compile``, ``torch.export`` and in CUDA graphs;
-            or step is not finite.
+        ValueError: it is not finite or does not rise, which is not asked under ``torch.compile``, ``torch.export`` and
+            in CUDA graphs; or step is not finite.
     """
     response = _arguments.as_tensor(response, "response").detach()
     if not response.is_floating_point():
         raise TypeError(f"response must be floating point, got {response.dtype}")
     if response.dim() == 0 or response.shape[-1] < 2:
         raise ValueError(f"response must be (..., L) with L >= 2, got shape {tuple(response.shape)}")
-    if not math.isfinite(step):
+    if not -math.inf < step < math.inf:
         raise ValueError(f"step must be finite, got {step}")
     g = response.double()
-    if _arguments.can_wait(g) and not bool((g.diff(dim=-1) > 0).all()):
-        raise ValueError("response must rise along its last dimension")
+    if _arguments.can_wait(g) and not bool(g.isfinite().all() & (g.diff(dim=-1) > 0).all()):
+        raise ValueError("response must be finite and rise along its last dimension")
     places = _places(g.shape[-1], g)
     wanted = (g + step).contiguous()
     after = torch.searchsorted(g.contiguous(), wanted).clamp(1, g.shape[-1] - 1)

@@ -201,8 +201,9 @@ def differing_keys(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any,
 
 
 def config_hash(config: TrainConfig) -> str:
-    """Of all that decides the steps."""
-    deciding = {key: value for key, value in _flat(config) if _decides(key, config)}
+    """Of all that decides the steps and is not at its default: a key that a later version adds changes nothing."""
+    defaults = dict(_flat(type(config)()))
+    deciding = {key: value for key, value in _flat(config) if _decides(key, config) and value != defaults[key]}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -398,6 +398,7 @@ class _Run:
             optimizers = system.optimizers(config)
             self.optimizers = {prefix: _Optimizer(prefix, c, self.model) for prefix, c in optimizers.items()}
             self.average = copy.deepcopy(self.model).requires_grad_(False).eval() if config.ema else None
+            processes.anywhere(False)  # all of them can start
             if remove and processes.first:
                 _remove_run(folder)
             processes.anywhere(False)

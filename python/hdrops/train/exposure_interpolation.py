@@ -161,7 +161,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "ema": 0.995,
         "optimizer": {"lr": 1e-3},
         "schedule": {"kind": "cosine", "warmup": 100, "floor": 0.01},
-        "model": {"network": "light", "inputs": ["x3", "dark", "bright"]},
+        "model": {"network": "light", "inputs": ["x3", "dark", "bright"], "maps": "response"},
         "loss": {"kind": "l1"},
     },
     "tiny": {
