@@ -7,11 +7,11 @@ codes, floating-point images lie in [0, 1].
 import torch  # noqa: F401  (torch must be loaded before the extension that links against it)
 
 from hdrops import _C as _C
+from hdrops.ops._response import estimate_response, response_imf
 from hdrops.ops.exposure_fusion import exposure_fusion
 from hdrops.ops.gaussian import gaussian_blur, gaussian_mask
 from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
 from hdrops.ops.mef_ssim import mef_ssim
-from hdrops.ops.response import estimate_response, response_imf
 from hdrops.ops.ssim import ms_ssim, ssim
 
 __version__: str = _C.__version__

@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
 from hdrops.data.scenes import Paths, find_scenes, images_below, images_in, scene_names
 from hdrops.io import InputError, read_bracket, read_image
-from hdrops.ops.response import Maps, check_maps, pair_imfs
+from hdrops.ops._response import Maps, check_maps, pair_imfs
 
 Sample = dict[str, Tensor]
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from hdrops.models import _pretrained
 from hdrops.nn.tiling import tiled
 from hdrops.ops._arguments import CODE_DTYPES, can_wait, check_fraction, check_image_dtype, keep_format
+from hdrops.ops._response import Maps, check_maps, pair_imfs
 from hdrops.ops.imf import crf_imf, gamma_imf, imf_fuse, intermediate_imf
-from hdrops.ops.response import Maps, check_maps, pair_imfs
 
 Preset = Literal["paper", "light", "tiny"]
 Input = Literal["x3", "dark", "bright"]

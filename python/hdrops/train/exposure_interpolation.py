@@ -34,8 +34,8 @@ from hdrops.io import InputError
 from hdrops.losses import InterpolationLoss
 from hdrops.metrics import psnr
 from hdrops.models import ExposureInterpolator, ExposureInterpolatorConfig
+from hdrops.ops._response import Maps
 from hdrops.ops.imf import imf_fuse
-from hdrops.ops.response import Maps
 from hdrops.ops.ssim import ssim
 from hdrops.train.config import Section, TrainConfig
 from hdrops.train.system import Batch, Data, System, Terms, Validation
