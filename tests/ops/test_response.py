@@ -136,6 +136,25 @@ def test_the_smoothest_is_a_line(smoothness):
     assert (slopes / slopes.mean(-1, keepdim=True) - 1).abs().max() < 0.01
 
 
+def test_layouts_threads_and_empty_batches():
+    pair = [torch.stack([photograph(response, stops) for response in RESPONSES]) for stops in (0, 3)]
+    expected = hdrops.estimate_response(*pair)
+    last = [image.contiguous(memory_format=torch.channels_last) for image in pair]
+    assert torch.equal(hdrops.estimate_response(*last), expected)
+    wider = [torch.nn.functional.pad(image, (1, 2, 3, 4))[..., 3:-4, 1:-2] for image in pair]
+    assert torch.equal(hdrops.estimate_response(*wider), expected)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            torch.testing.assert_close(hdrops.estimate_response(*pair), expected)
+    finally:
+        torch.set_num_threads(threads)
+    empty = hdrops.estimate_response(*(image[:0] for image in pair))
+    assert empty.shape == (0, 3, 256)
+    assert hdrops.response_imf(empty, 0.5).shape == (0, 3, 256)
+
+
 def test_sizes_may_differ():
     light = radiance()
     dark, bright = photograph(bent, 0, light=light), photograph(bent, 4, light=light[:, ::2])
