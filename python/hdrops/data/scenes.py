@@ -3,59 +3,65 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from hdrops.io import IMAGE_ENDINGS, RAW_ENDINGS, InputError
 
+LINEAR_ENDINGS = (".hdr", ".exr")  # of the images that hold radiance
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def _is_image(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in (*IMAGE_ENDINGS, *RAW_ENDINGS)
 
 
 def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """The image files of a folder by their endings, hidden ones left out, in the order of their names."""
-    endings = (*IMAGE_ENDINGS, *RAW_ENDINGS)
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in endings and path.name[0] != "." and path.is_file()
-    )
+    return sorted(path for path in folder.iterdir() if _is_image(path) and path.name[0] != "." and path.is_file())
 
 
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
+def _folders_of_images(root: pathlib.Path, nested: bool) -> list[tuple[pathlib.Path, list[pathlib.Path]]]:
+    """The folders at and below one that hold images, and these, in the order of their paths.
+
+    Links are followed; of folders that they lead to repeatedly, only the first is looked into. Hidden folders are left
+    out, and without ``nested`` folders below such as hold images.
+
+    Raises:
+        InputError: a folder that cannot be read.
+    """
+    found = []
+    seen: set[pathlib.Path] = set()
+
+    def look(folder: pathlib.Path) -> None:
+        if folder.resolve() in seen:
+            return
+        seen.add(folder.resolve())
+        images = images_in(folder)
+        if images:
+            found.append((folder, images))
+        if nested or not images:
+            for below in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
+                look(below)
+
     try:
-        yield
+        look(root)
     except OSError as error:
         raise InputError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
+    return found
 
 
-def images_below(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The image files at any depth below a folder, links followed, hidden files and folders left out; or the file.
-
-    Of folders that links lead to repeatedly, only the first is looked into.
+def images_below(root: pathlib.Path) -> list[pathlib.Path]:
+    """The image files at any depth below a folder, as :func:`find_scenes` looks through it; or the file.
 
     Raises:
         InputError: a folder that cannot be read.
     """
     if root.is_dir():
-        with _readable():
-            yield from _images_below(root, set())
-    elif root.suffix.lower() in (*IMAGE_ENDINGS, *RAW_ENDINGS):
-        yield root
-
-
-def _images_below(folder: pathlib.Path, seen: set[pathlib.Path]) -> Iterator[pathlib.Path]:
-    if folder.resolve() in seen:
-        return
-    seen.add(folder.resolve())
-    yield from images_in(folder)
-    for below in _folders_in(folder):
-        yield from _images_below(below, seen)
-
-
-def _folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+        return [image for _, images in _folders_of_images(root, nested=True) for image in images]
+    return [root] if _is_image(root) else []
 
 
 def listed(places: Paths) -> list[pathlib.Path]:
@@ -83,20 +89,8 @@ def find_scenes(folders: Paths) -> list[pathlib.Path]:
     for root in listed(folders):
         if not root.is_dir():
             raise InputError(f"{root} is no folder; give the folder of one scene or of several")
-        with _readable():
-            found |= dict.fromkeys(_scenes_below(root, set()))
+        found |= dict.fromkeys(folder for folder, _ in _folders_of_images(root, nested=False))
     return list(found)
-
-
-def _scenes_below(folder: pathlib.Path, seen: set[pathlib.Path]) -> Iterator[pathlib.Path]:
-    if folder.resolve() in seen:
-        return
-    seen.add(folder.resolve())
-    if images_in(folder):
-        yield folder
-        return
-    for below in _folders_in(folder):
-        yield from _scenes_below(below, seen)
 
 
 def scene_names(places: Sequence[pathlib.Path]) -> list[str]:

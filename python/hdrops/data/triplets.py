@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
-from hdrops.data.scenes import Paths, find_scenes, images_below, images_in, scene_names
+from hdrops.data.scenes import LINEAR_ENDINGS, Paths, find_scenes, images_below, images_in, scene_names
 from hdrops.io import InputError, read_bracket, read_image
 from hdrops.ops._response import Maps, check_maps, pair_imfs
 
@@ -42,7 +42,6 @@ _BLACK, _WHITE = 5, 250  # codes between which a pixel is exposed
 _EXPOSED, _TRIES = 0.5, 8
 _CODES_PER_BYTE = 257  # 16-bit codes per 8-bit code
 _MOST_NAMED = 8
-LINEAR_ENDINGS = (".hdr", ".exr")
 FRACTIONS: Mapping[float, float] = {1 / 2: 0.6, 1 / 3: 0.1, 2 / 3: 0.1, 1 / 4: 0.1, 3 / 4: 0.1}
 
 

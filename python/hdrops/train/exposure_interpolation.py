@@ -28,8 +28,7 @@ from hdrops.data import (
     read_emor,
     split_scenes,
 )
-from hdrops.data.scenes import images_below
-from hdrops.data.triplets import LINEAR_ENDINGS
+from hdrops.data.scenes import LINEAR_ENDINGS, images_below
 from hdrops.io import InputError
 from hdrops.losses import InterpolationLoss
 from hdrops.metrics import psnr
@@ -134,10 +133,10 @@ class DataConfig(Section):
     validation: tuple[Place, ...] = Field(
         default=(), description="folders to validate with, instead of held-out scenes"
     )
-    validation_samples: int = Field(default=32, ge=1, description="at most so many, evenly taken from all scenes")
     validation_kind: Literal["auto", "brackets", "hdr"] = Field(
         default="auto", description="of these folders, as kind is of those to train with"
     )
+    validation_samples: int = Field(default=32, ge=1, description="at most so many, evenly taken from all scenes")
     validation_size: int = Field(
         default=1024, ge=_SMALLEST, description="larger frames are cut to a middle part of so many pixels a side"
     )
