@@ -131,14 +131,11 @@ def main() -> int:
                 print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if not arguments.no_results:
         facts = machine("cpu", torch.get_num_threads())
-        sources = {
-            "synthesis": f"{len([*arguments.panoramas.iterdir()])} panoramas"
-            if arguments.panoramas
-            else "generated panoramas",
-            "brackets": f"{len(find_scenes(arguments.brackets))} scenes"
-            if arguments.brackets
-            else "generated brackets",
-        }
+        sources = {"synthesis": "generated panoramas", "brackets": "generated brackets"}
+        if arguments.panoramas:
+            sources["synthesis"] = f"{len([*arguments.panoramas.iterdir()])} panoramas"
+        if arguments.brackets:
+            sources["brackets"] = f"{len(find_scenes(arguments.brackets))} scenes"
         slug = re.sub(r"[^a-z0-9]+", "-", facts["device"].lower()).strip("-")
         file = RESULTS / "data" / f"{slug}.json"
         file.parent.mkdir(exist_ok=True)

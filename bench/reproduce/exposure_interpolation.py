@@ -41,6 +41,16 @@ from machine import machine  # noqa: E402
 RATIO = 16.0
 LEVELS = 256
 PATCH = 30, 45
+FUSED = (
+    "",
+    "imf-histogram",
+    "imf-response",
+    "lrl",
+    "lrl-color",
+    "lrl-three-inputs",
+    "lrl-three-inputs-long",
+    "shipped",
+)
 SEEN_EVERY = 6  # one triplet of so many of the training scenes is evaluated as well
 # What each network changes in the configuration; all else is shared.
 RUNS: dict[str, dict[str, Any]] = {
@@ -343,16 +353,7 @@ def main() -> None:
     write_table(budget.results / "quality.csv", table)
 
     fused: dict[str, dict[str, float]] = {}
-    for name in (
-        "",
-        "imf-histogram",
-        "imf-response",
-        "lrl",
-        "lrl-color",
-        "lrl-three-inputs",
-        "lrl-three-inputs-long",
-        "shipped",
-    ):
+    for name in FUSED:
         values = [fusion(methods.get(name), sample) for sample in samples]
         fused[name or "two-frames"] = {"mef_ssim": mean(values)} | per_scene(values, where)
         print(f"fused with {TITLES.get(name, 'nothing between'):45} {mean(values):.4f}", flush=True)

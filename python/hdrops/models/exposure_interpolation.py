@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hdrops.models import _pretrained
 from hdrops.nn.tiling import tiled
 from hdrops.ops._arguments import CODE_DTYPES, can_wait, check_fraction, check_image_dtype, keep_format
-from hdrops.ops._response import Maps, check_maps, pair_imfs
+from hdrops.ops._response import Maps, MapsAt, check_maps, pair_imfs
 from hdrops.ops.imf import crf_imf, gamma_imf, imf_fuse, intermediate_imf
 
 Preset = Literal["paper", "light", "tiny"]
@@ -33,9 +33,6 @@ _SAMPLED = 1 << 18  # pixels at most, about, that means are taken of
 _SPREAD = 1 / 30  # of the taps around the middle one at the beginning, of its deviation
 
 # ---- the conventional half -------------------------------------------------------------------------------------------
-
-# From the fraction of the way to the bright exposure to the intermediate tables of the dark and of the bright image.
-_Maps = Callable[[float], tuple[Tensor, Tensor]]
 
 
 def _codes(image: Tensor) -> Tensor:
@@ -99,7 +96,7 @@ def _maps(
     crf: Tensor | None,
     imf: tuple[Tensor, Tensor] | None,
     maps: Maps,
-) -> _Maps:
+) -> MapsAt:
     """The maps to any exposure between two images, from what is known of these."""
     response = "gamma" if gamma is not None else "crf" if crf is not None else None
     if imf is not None and (ratio is not None or response is not None):

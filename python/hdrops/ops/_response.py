@@ -26,6 +26,8 @@ from hdrops.ops.imf import estimate_imf, intermediate_imf
 
 # How the maps to an exposure between two are estimated: by the response, or as the paper has it.
 Maps = Literal["response", "histogram"]
+# From the fraction of the way to the bright exposure to the intermediate tables of the dark and of the bright image.
+MapsAt = Callable[[float], tuple[Tensor, Tensor]]
 
 _SHOULDER = 300.0  # the code that a line never reaches
 _KNOT = 0.25  # distance of the knots in s
@@ -37,16 +39,18 @@ _GRID = 192  # rows and columns of pixels whose codes are counted
 _LARGEST_SMOOTHNESS = 1e4  # the maps are those of a line then; beyond, rounding errors grow
 
 
-def _places(levels: int, like: Tensor) -> Tensor:
-    """ln z of the codes of a table; half the first code stands for black."""
-    codes = torch.linspace(0, 255, levels, dtype=torch.float64, device=like.device)
-    codes[0] = codes[1] / 2
-    return codes.log()
+def _codes(levels: int, like: Tensor) -> Tensor:
+    return torch.linspace(0, 255, levels, dtype=torch.float64, device=like.device)
 
 
-def _bent(codes: Tensor, least: float) -> Tensor:
-    """s of codes, which are at least that of black and at most white."""
-    codes = codes.clamp(least, 255)
+def _black(levels: int) -> float:
+    """The code that stands for black, which has no logarithm: half the second one."""
+    return 255 / (levels - 1) / 2
+
+
+def _place(codes: Tensor, black: float) -> Tensor:
+    """s of codes, taken between black and white."""
+    codes = codes.clamp(black, 255)
     return codes.log() - (1 - codes / _SHOULDER).log()
 
 
@@ -79,9 +83,9 @@ def estimate_response(dark: Tensor, bright: Tensor, levels: int = 256, *, smooth
     image that is mapped, s(z) = ln z - ln(1 - z / 300), and g piecewise linear over s. Motion and misalignment hardly
     matter, since only histograms are compared.
 
-    On photographs 2 to 6 stops apart, the maps of :func:`response_imf` raise the PSNR of the interpolated exposure by 3
-    to 7 dB over those of :func:`hdrops.intermediate_imf`; on the response z^γ, for which the latter are exact, they
-    cost about 1 dB.
+    On photographs 2 to 6 stops apart, the maps of :func:`response_imf` raise the PSNR of the interpolated exposure by
+    3.7 to 7.5 dB over those of :func:`hdrops.intermediate_imf`; on the response z^γ, for which the latter are exact,
+    they cost 1.4 dB.
 
     Args:
         dark: the less exposed image, uint8 or uint16 (C, H, W), or a batch (N, C, H, W) whose members are treated one
@@ -113,15 +117,16 @@ def estimate_response(dark: Tensor, bright: Tensor, levels: int = 256, *, smooth
 
 @torch.no_grad()
 def _solved(shares: list[Tensor], tables: list[Tensor], smoothness: float) -> Tensor:
+    """g (N, C, L), from the shares of the levels and the IMFs (N, C, L) of the dark and of the bright image."""
     levels = shares[0].shape[-1]
-    codes = torch.linspace(0, 255, levels, dtype=torch.float64, device=shares[0].device)
-    least = 255 / (levels - 1) / 2
-    places = _bent(codes, least)
-    first, last = (math.log(code) - math.log(1 - code / _SHOULDER) for code in (least, 255.0))
+    codes, black = _codes(levels, shares[0]), _black(levels)
+    places = _place(codes, black)
+    # Once more without tensors: their number of knots must not depend on values where the program is traced.
+    first, last = (math.log(code) - math.log(1 - code / _SHOULDER) for code in (black, 255.0))
     count = math.ceil((last - first) / _KNOT) + 1
     knots = torch.linspace(first, last, count, dtype=torch.float64, device=places.device)
     width = (last - first) / (count - 1)
-    means = [_bent((share * codes).sum(-1, keepdim=True), least) for share in shares]
+    means = [_place((share * codes).sum(-1, keepdim=True), black) for share in shares]
     distance = (means[1] - means[0]).clamp(min=_SMALLEST_DISTANCE)
 
     # Unknown is g times the distance in s: its slope is about 1.
@@ -131,7 +136,7 @@ def _solved(shares: list[Tensor], tables: list[Tensor], smoothness: float) -> Te
     low, high = _TRUSTED
     for share, table, sign in zip(shares, tables, (1, -1), strict=True):
         known = (codes >= low) & (codes < high) & (table > low) & (table < high)
-        rows = _basis(_bent(table, least), knots) - here
+        rows = _basis(_place(table, black), knots) - here
         weighted = rows * (share * known)[..., None]
         matrix += weighted.mT @ rows
         vector += sign * distance * weighted.sum(-2)
@@ -148,8 +153,22 @@ def _solved(shares: list[Tensor], tables: list[Tensor], smoothness: float) -> Te
     return (rising @ here.mT).float()
 
 
-def pair_imfs(dark: Tensor, bright: Tensor, levels: int, maps: Maps) -> Callable[[float], tuple[Tensor, Tensor]]:
-    """From the fraction of the way to the bright exposure to the maps of the dark and of the bright image."""
+def pair_imfs(dark: Tensor, bright: Tensor, levels: int, maps: Maps) -> MapsAt:
+    """The maps to any exposure between two images, estimated from these.
+
+    Args:
+        dark: the less exposed image, uint8 or uint16 (C, H, W) or (N, C, H, W).
+        bright: the more exposed image; same dtype, C and N.
+        levels: L, entries of the tables.
+        maps: how they are estimated.
+
+    Returns:
+        What gives for a fraction f, 0 < f < 1, the tables (C, L) or (N, C, L) in 8-bit code units: of the response
+        g⁻¹(g(z) + f) and g⁻¹(g(z) + f - 1), or by histogram z^(1-f) Λ12(z)^f and z^f Λ21(z)^(1-f).
+
+    Raises:
+        TypeError, ValueError: what :func:`estimate_response` and :func:`hdrops.estimate_imf` raise.
+    """
     if maps == "response":
         response = estimate_response(dark, bright, levels)
         return lambda fraction: (response_imf(response, fraction), response_imf(response, fraction - 1))
@@ -158,6 +177,7 @@ def pair_imfs(dark: Tensor, bright: Tensor, levels: int, maps: Maps) -> Callable
 
 
 def check_maps(maps: str) -> None:
+    """Raise a ValueError where it is none of the ways to estimate maps."""
     if maps not in get_args(Maps):
         raise ValueError(f"maps must be 'response' or 'histogram', got {maps!r}")
 
@@ -189,9 +209,10 @@ def response_imf(response: Tensor, step: float) -> Tensor:
     g = response.double()
     if _arguments.can_wait(g) and not bool(g.isfinite().all() & (g.diff(dim=-1) > 0).all()):
         raise ValueError("response must be finite and rise along its last dimension")
-    places = _places(g.shape[-1], g)
+    levels = g.shape[-1]
+    places = _codes(levels, g).clamp(min=_black(levels)).log()
     wanted = (g + step).contiguous()
-    after = torch.searchsorted(g.contiguous(), wanted).clamp(1, g.shape[-1] - 1)
+    after = torch.searchsorted(g.contiguous(), wanted).clamp(1, levels - 1)
     first, last = g.gather(-1, after - 1), g.gather(-1, after)
     start, end = places[after - 1], places[after]
     table = (start + (wanted - first) / (last - first) * (end - start)).exp().clamp(max=255)
