@@ -322,6 +322,14 @@ def test_rows_and_the_best_are_of_one_configuration(run, tmp_path):
     assert float(row["loss"]) == pytest.approx(sum(losses) / 2, rel=1e-6)
 
 
+def test_the_best_outlives_an_interruption(run):
+    errors = iter([0.1, 0.5, 0.4])
+    system = dataclasses.replace(toy.TOY, validate=lambda *_: toy.Validation({"mse": next(errors)}))
+    interrupt_at(run, 7, signal.SIGTERM, "validate_every=5", system=system)
+    outcome = run("validate_every=5", system=system, told=[])
+    assert (outcome.began, outcome.best.name) == (8, "step-000005")
+
+
 def test_a_term_that_comes_later_gets_a_column(tmp_path):
     table = Table(tmp_path / "log.csv", 0)
     table.write(1, {"loss": 1.0, "l2": 2.0})

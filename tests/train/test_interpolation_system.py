@@ -107,6 +107,29 @@ def test_frames_too_small_to_validate(photos, tmp_path):
         data(tmp_path / "all", held_out_scenes=["two"], **options)
 
 
+@pytest.mark.parametrize("kind", ["hdr", "brackets"])
+def test_network_and_samples_have_the_same_maps(kind, photos, tmp_path):
+    if kind == "brackets":
+        for scene, seed in (("one", 1), ("two", 2)):
+            (tmp_path / "all" / scene).mkdir(parents=True)
+            for number in range(3):
+                image = (render_scene(24, 40, seed=seed) * 4.0 ** (number - 2)).clamp(0, 1).mul(255).byte()
+                write_image(tmp_path / "all" / scene / f"{number}.png", image)
+    found = {}
+    for maps in ("histogram", "response"):
+        values = {
+            "data.folders": [str(photos if kind == "hdr" else tmp_path / "all")],
+            "data.patch": [16, 16],
+            "data.brackets.ev_step": 2.0,
+            "model.maps": maps,
+        }
+        config = load_config(SYSTEM.config, SYSTEM.presets, preset="tiny", values=values)
+        assert SYSTEM.model(config).config.maps == maps
+        made = SYSTEM.samples(config)
+        found[maps] = [samples[0]["imf_dark"] for samples in (made.training, made.held_out)]
+    assert not any(torch.equal(*pair) for pair in zip(*found.values(), strict=True))
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
