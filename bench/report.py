@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import pathlib
@@ -301,6 +302,7 @@ def results_page(documents: list[dict[str, Any]], folder: pathlib.Path) -> str:
             lines += flatness(swept)
         lines += full_table(document["rows"])
     lines += data_section(folder)
+    lines += interpolation_section(folder / "exposure_interpolation")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -320,11 +322,39 @@ def data_section(folder: pathlib.Path) -> list[str]:
             ]
             for row in document["rows"]
         ]
-        lines += [machine_line(document["machine"]), "", f"Sources: {sources}.", "", *table(header, body), ""]
+        lines += [machine_line(document["machine"]), "", f"Sources: {sources}.", "", *table(header, body)]
     intro = (
         "Samples of 60 x 90 pixels, in batches of 32, as a loader gives them to training; 0 workers: in its process."
     )
-    return ["", "## Training data", "", intro, "", *lines] if lines else []
+    return ["## Training data", "", intro, "", *lines] if lines else []
+
+
+def interpolation_section(folder: pathlib.Path) -> list[str]:
+    """Methods of exposure interpolation, by ``reproduce/exposure_interpolation.py``."""
+    if not (folder / "run.json").exists():
+        return []
+    run = json.loads((folder / "run.json").read_text())
+    others = {"ssim": "SSIM", "mef_ssim": "MEF-SSIM when fused"}
+    values: dict[str, dict[str, str]] = {}
+    for name in ("quality.csv", "fusion.csv"):
+        with (folder / name).open() as file:
+            for row in csv.DictReader(file):
+                values.setdefault(row["method"], {}).update(row)
+    body = [
+        [row["what it is"], f"{float(row['psnr']):.2f}" if "psnr" in row else "–", *(row.get(c, "–") for c in others)]
+        for row in values.values()
+    ]
+    scenes = sum(column.startswith("ssim ") for column in next(iter(values.values())))
+    longer = "".join(f"; {name} {times} times as many" for name, times in run["times as many steps"].items())
+    intro = (
+        f"{run['triplets']} triplets of {scenes} scenes that were held out, inputs 4 EV apart; networks "
+        f"and fitted tables of {len(run['training'])} other scenes of the same survey, {run['steps']} updates with "
+        f"{run['batch']} patches of {run['patch'][0]} x {run['patch'][1]}{longer}. Fused: the dark frame, the "
+        "interpolated one and the bright one, judged by the three true frames. Of each scene: the CSV files."
+    )
+    plots = [f"![{name}](results/{folder.name}/{name}.png)" for name in ("convergence", "losses")]
+    header = ["method", "PSNR in dB", *others.values()]
+    return ["## Exposure interpolation", "", intro, "", *table(header, body), *plots]
 
 
 def readme_table(documents: list[dict[str, Any]]) -> str:

@@ -42,7 +42,7 @@ RATIO = 16.0
 LEVELS = 256
 PATCH = 30, 45
 FUSED = (
-    "",
+    "two-frames",
     "imf-histogram",
     "imf-response",
     "lrl",
@@ -65,6 +65,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 LONGER = {"lrl-three-inputs-long": 3}  # times as many updates
 TITLES = {
+    "two-frames": "nothing between",
     "average": "plain average",
     "imf-histogram": "IMF by histogram (x3)",
     "imf-gamma": "IMF by gamma 1/2.2",
@@ -81,7 +82,7 @@ TITLES = {
     "lrl-three-inputs": "LRL on x3, dark and bright, l1 and colour loss",
     "lrl-three-inputs-long": "the same, three times the updates",
     "direct-two-inputs": "network from dark and bright to y directly, l1 and colour loss",
-    "shipped": "LRL, shipped weights (other cameras)",
+    "shipped": "LRL, shipped weights (of other cameras)",
 }
 Sample = Mapping[str, Tensor]
 Method = Callable[[Sample], Tensor]
@@ -239,8 +240,9 @@ def write_table(path: pathlib.Path, rows: Mapping[str, Mapping[str, float]]) -> 
     columns = list(next(iter(rows.values())))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["method", *columns])
-        writer.writerows([name, *(f"{row[column]:.4f}" for column in columns)] for name, row in rows.items())
+        writer.writerow(["method", "what it is", *columns])
+        for name, row in rows.items():
+            writer.writerow([name, TITLES[name], *(f"{row[column]:.4f}" for column in columns)])
 
 
 def validations(run: pathlib.Path) -> dict[str, list[float]]:
@@ -276,18 +278,17 @@ def curves(
     """PSNR and SSIM of the held-out scenes over the updates."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 5), layout="constrained")
     for name in names:
         log = validations(out / name)
         for axis, metric in zip(axes, ("psnr", "ssim"), strict=True):
             axis.plot(log["step"], log[metric], label=TITLES[name])
-    for name, level in levels.items():
-        axes[0].axhline(level, color="grey", linestyle=":")
-        axes[0].annotate(TITLES[name], (0.02, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+    for (name, level), style in zip(levels.items(), (":", "-.", "--", (0, (8, 3))), strict=True):
+        axes[0].axhline(level, color="grey", linestyle=style, label=TITLES[name])
     for axis, metric in zip(axes, ("PSNR in dB", "SSIM"), strict=True):
         axis.set(xlabel="updates", ylabel=metric)
         axis.grid(alpha=0.3)
-    axes[0].legend(loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
@@ -355,8 +356,8 @@ def main() -> None:
     fused: dict[str, dict[str, float]] = {}
     for name in FUSED:
         values = [fusion(methods.get(name), sample) for sample in samples]
-        fused[name or "two-frames"] = {"mef_ssim": mean(values)} | per_scene(values, where)
-        print(f"fused with {TITLES.get(name, 'nothing between'):45} {mean(values):.4f}", flush=True)
+        fused[name] = {"mef_ssim": mean(values)} | per_scene(values, where)
+        print(f"fused with {TITLES[name]:45} {mean(values):.4f}", flush=True)
     write_table(budget.results / "fusion.csv", fused)
 
     levels = {name: table[name]["psnr"] for name in ("imf-histogram", "imf-response", "curve", "joint")}
