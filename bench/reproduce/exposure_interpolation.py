@@ -65,7 +65,6 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 LONGER = {"lrl-three-inputs-long": 3}  # times as many updates
 TITLES = {
-    "two-frames": "nothing between",
     "average": "plain average",
     "imf-histogram": "IMF by histogram (x3)",
     "imf-gamma": "IMF by gamma 1/2.2",
@@ -84,6 +83,7 @@ TITLES = {
     "direct-two-inputs": "network from dark and bright to y directly, l1 and colour loss",
     "shipped": "LRL, shipped weights (of other cameras)",
 }
+NOTHING = "nothing between"  # the two frames are fused alone
 Sample = Mapping[str, Tensor]
 Method = Callable[[Sample], Tensor]
 
@@ -242,7 +242,7 @@ def write_table(path: pathlib.Path, rows: Mapping[str, Mapping[str, float]]) -> 
         writer = csv.writer(file)
         writer.writerow(["method", "what it is", *columns])
         for name, row in rows.items():
-            writer.writerow([name, TITLES[name], *(f"{row[column]:.4f}" for column in columns)])
+            writer.writerow([name, TITLES.get(name, NOTHING), *(f"{row[column]:.4f}" for column in columns)])
 
 
 def validations(run: pathlib.Path) -> dict[str, list[float]]:
@@ -357,7 +357,7 @@ def main() -> None:
     for name in FUSED:
         values = [fusion(methods.get(name), sample) for sample in samples]
         fused[name] = {"mef_ssim": mean(values)} | per_scene(values, where)
-        print(f"fused with {TITLES[name]:45} {mean(values):.4f}", flush=True)
+        print(f"fused with {TITLES.get(name, NOTHING):45} {mean(values):.4f}", flush=True)
     write_table(budget.results / "fusion.csv", fused)
 
     levels = {name: table[name]["psnr"] for name in ("imf-histogram", "imf-response", "curve", "joint")}
