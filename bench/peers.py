@@ -787,6 +787,49 @@ def opencv_gaussian(image: Tensor, sigma: float, masked: bool, with_out: bool) -
     return Peer("OpenCV", candidates, threads=torch.get_num_threads())
 
 
+def opencv_grey(image: Tensor) -> Tensor:
+    """A uint8 image (1, 3, H, W) in grey, (1, 1, H, W)."""
+    return torch.from_numpy(cv2.cvtColor(hwc(image[0]), cv2.COLOR_RGB2GRAY))[None, None]
+
+
+def opencv_mtb_shift(image: Tensor, reference: Tensor) -> Peer:
+    """``AlignMTB.calculateShift`` of grey images (1, 1, H, W)."""
+    pair = reference[0, 0].numpy(), image[0, 0].numpy()
+    align = cv2.createAlignMTB()
+    candidates = [
+        Candidate(
+            f"{n} threads",
+            lambda: align.calculateShift(*pair),
+            lambda point: torch.tensor([[point[1], point[0]]]),
+            functools.partial(cv2.setNumThreads, n),
+        )
+        for n in thread_choices()
+    ]
+    return Peer("OpenCV", candidates, threads=torch.get_num_threads())
+
+
+def opencv_mtb_process(frames: Sequence[Tensor]) -> Peer:
+    """``AlignMTB.process`` of uint8 frames (3, H, W), to the middle one and without a cut."""
+    pixels = [hwc(frame) for frame in frames]
+    aligned = [image.copy() for image in pixels]
+    align = cv2.createAlignMTB(cut=False)
+
+    def call() -> list[Array]:
+        align.process(pixels, aligned)
+        return aligned
+
+    candidates = [
+        Candidate(
+            f"{n} threads",
+            call,
+            lambda images: torch.cat([chw(image) for image in images]),
+            functools.partial(cv2.setNumThreads, n),
+        )
+        for n in thread_choices()
+    ]
+    return Peer("OpenCV", candidates, threads=torch.get_num_threads())
+
+
 def _separable(sigma: float, device: str) -> Callable[[Tensor], Tensor]:
     """The window of 6 sigma + 1 taps as two convolutions of an image mirrored at its borders."""
     radius = round(3 * sigma)
@@ -841,6 +884,98 @@ def torch_gaussian(
         Peer("torch.compile", [candidate(blur, True)], threads=threads, family=family),
         kornia,
     ]
+
+
+# ---- lab -----------------------------------------------------------------------------------------
+
+
+def opencv_lab(image: Tensor, to_lab: bool, out_dtype: torch.dtype, with_out: bool) -> Peer:
+    """``cv2.cvtColor`` on float (H, W, C) arrays, which it takes in tables; codes are converted by ``cv2.multiply``.
+
+    ``image`` is (1, 3, H, W).
+    """
+    if torch.float16 in (image.dtype, out_dtype):
+        return Peer("OpenCV", [], "OpenCV converts no float16")
+    pixels = hwc(image[0])
+    wide = np.full(pixels.shape, 1, np.float32)
+    kept = np.full(pixels.shape, 1, np.float32) if with_out or out_dtype in FULL else None
+    codes = np.full(pixels.shape, 1, np.uint8) if with_out else None
+    code = cv2.COLOR_RGB2Lab if to_lab else cv2.COLOR_Lab2RGB
+
+    def call() -> Array:
+        source = pixels if image.dtype not in FULL else cv2.multiply(pixels, 1 / 255, wide, dtype=cv2.CV_32F)
+        result = cv2.cvtColor(source, code, dst=kept)
+        return result if out_dtype not in FULL else cv2.multiply(result, 255, codes, dtype=cv2.CV_8U)
+
+    candidates = [
+        Candidate(f"{n} threads", call, chw, functools.partial(cv2.setNumThreads, n)) for n in thread_choices()
+    ]
+    return Peer("OpenCV", candidates, threads=torch.get_num_threads())
+
+
+def skimage_lab(image: Tensor, to_lab: bool, out_dtype: torch.dtype) -> Peer:
+    """scikit-image on an (H, W, C) array of float32."""
+    absent = missing("scikit-image", "skimage")
+    if absent is not None:
+        return absent
+    from skimage import color
+
+    if (image.dtype, out_dtype) != (torch.float32, torch.float32):
+        return Peer("scikit-image", [], "timed from float32 to float32 only")
+    pixels = hwc(image[0])
+    convert = color.rgb2lab if to_lab else color.lab2rgb
+    return Peer("scikit-image", [Candidate("", lambda: convert(pixels), chw, memory=120 * image.numel())], threads=1)
+
+
+def _lab_of_rgb(rgb: Tensor) -> Tensor:
+    light = torch.where(rgb > 0.04045, ((rgb.clamp(min=0) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    r, g, b = light.unbind(1)
+    x = 0.43388735 * r + 0.37622401 * g + 0.18988864 * b
+    y = 0.21263901 * r + 0.71516868 * g + 0.07219232 * b
+    z = 0.01775004 * r + 0.10944762 * g + 0.87280234 * b
+    xyz = torch.stack([x, y, z], 1)
+    f = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-4) ** (1 / 3), xyz * (841 / 108) + 4 / 29)
+    x, y, z = f.unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+def _rgb_of_lab(lab: Tensor) -> Tensor:
+    level, a, b = lab.unbind(1)
+    y = (level + 16) / 116
+    f = torch.stack([y + a / 500, y, y - b / 200], 1)
+    x, y, z = torch.where(f > 6 / 29, f**3, (f - 4 / 29) * (108 / 841)).unbind(1)
+    r = 3.08039909 * x - 1.53738318 * y - 0.54301591 * z
+    g = -0.92122336 * x + 1.87596750 * y + 0.04525586 * z
+    b = 0.05287394 * x - 0.20397696 * y + 1.15110302 * z
+    light = torch.stack([r, g, b], 1)
+    return torch.where(light > 0.0031308, 1.055 * light.clamp(min=1e-4) ** (1 / 2.4) - 0.055, 12.92 * light)
+
+
+def torch_lab(
+    image: Tensor, to_lab: bool, out_dtype: torch.dtype, out: Tensor | None, grad: Tensor | None, compile_it: bool
+) -> list[Peer]:
+    """The formulas in PyTorch, eager and compiled, in float32; with ``grad`` forward and backward."""
+    device = image.device.type
+
+    def forward(x: Tensor) -> Tensor:
+        wide = x.float() * (1 / FULL[x.dtype]) if x.dtype in FULL else x.float()
+        value = _lab_of_rgb(wide) if to_lab else _rgb_of_lab(wide)
+        if out_dtype in FULL:
+            return _store(value * FULL[out_dtype], torch.empty_like(x, dtype=out_dtype) if out is None else out)
+        return value.to(out_dtype) if out is None else out.copy_(value)
+
+    def candidate(function: Callable[[Tensor], Tensor], compiles: bool) -> Candidate:
+        def call() -> Tensor:
+            return function(image) if grad is None else torch.autograd.grad(function(image), image, grad)[0]
+
+        return Candidate("", call, memory=60.0 * image.numel(), compiles=compiles)
+
+    threads = torch.get_num_threads()
+    eager = Peer("torch eager", [candidate(forward, False)], threads=threads)
+    if not compile_it:
+        return [eager, Peer("torch.compile", [], "compiling takes a minute: timed in the headline rows only")]
+    inductor = [candidate(compiled(forward, device), True)]
+    return [eager, Peer("torch.compile", inductor, threads=threads, family=f"lab {to_lab} {grad is None}")]
 
 
 # ---- mef_ssim ------------------------------------------------------------------------------------

@@ -51,6 +51,14 @@ STABLE_TORCH_LIBRARY(hdrops, m) {
       "gaussian_mask_backward(Tensor grad, Tensor image, float sigma, SymInt radius, int border, "
       "bool invert) -> Tensor");
 
+  // (N, 3, H, W): sRGB in the type of the result, float32 for codes; CIELAB in floating point.
+  m.def("rgb_to_lab(Tensor image) -> Tensor");
+  m.def("rgb_to_lab_out(Tensor image, Tensor(a!) out) -> ()");
+  m.def("rgb_to_lab_backward(Tensor grad, Tensor image) -> Tensor");
+  m.def("lab_to_rgb(Tensor lab, ScalarType? dtype=None) -> Tensor");
+  m.def("lab_to_rgb_out(Tensor lab, Tensor(a!) out) -> ()");
+  m.def("lab_to_rgb_backward(Tensor grad, Tensor lab) -> Tensor");
+
   // Means over the positions of the window, (N, C, levels, 2): of luminance x contrast-structure
   // and of contrast-structure alone. `window` holds the odd number of taps of a separable window.
   m.def(
@@ -72,4 +80,7 @@ STABLE_TORCH_LIBRARY(hdrops, m) {
   m.def(
       "mef_ssim_means_backward(Tensor grad, Tensor fused, Tensor bracket, float[] window, "
       "float data_range, float k, int border, SymInt levels) -> Tensor");
+
+  // Rows of the whole numbers dy, dx, pixels that disagree and pixels compared, (N, 4) of int64.
+  m.def("mtb_shift(Tensor image, Tensor reference, SymInt levels, SymInt exclude) -> Tensor");
 }

@@ -243,6 +243,30 @@ def _gaussian() -> dict[str, list[Variant]]:
     }
 
 
+def _lab() -> dict[str, list[Variant]]:
+    floats = ("fp16", "bf16", "fp32", "fp64")
+
+    def variant(source: str, out: str, code: str, **pointers: str) -> Variant:
+        full = {"u8": 255, "u16": 65535}.get(code, 1)
+        return Variant(pointers | {"out": out}, {"FULL": full, "WIDE": source == "fp64", "BLOCK": 512})
+
+    def backward(image: str, name: str) -> Variant:
+        return Variant(dict.fromkeys(("grad", name, "out"), image), {"WIDE": image == "fp64", "BLOCK": 512})
+
+    return {
+        "to_lab_kernel": [
+            *(variant(image, image, image, image=image) for image in floats),
+            *(variant(image, "fp32", image, image=image) for image in ("u8", "u16")),
+        ],
+        "to_rgb_kernel": [
+            *(variant(lab, lab, lab, lab=lab) for lab in floats),
+            *(variant(lab, out, out, lab=lab) for lab, out in _cycle(floats, ("u8", "u16"))),
+        ],
+        "to_lab_backward_kernel": [backward(image, "image") for image in floats],
+        "to_rgb_backward_kernel": [backward(image, "lab") for image in floats],
+    }
+
+
 def _ssim() -> dict[str, list[Variant]]:
     images = ("u8", "u16", "fp16", "bf16", "fp32", "fp64")
     floats = ("fp16", "bf16", "fp32", "fp64")
@@ -318,11 +342,29 @@ def _mef_ssim() -> dict[str, list[Variant]]:
     }
 
 
+def _mtb() -> dict[str, list[Variant]]:
+    block = {"BLOCK": 1024}
+    grey = {"RED": 9798, "GREEN": 19235, "BLUE": 3735, **block}
+    full = {"u8": 255, "u16": 65535}
+    images = ("u8", "u16", "fp16", "bf16", "fp32", "fp64")
+    compared = {"image": "u8", "reference": "u8", "limits": "i64", "shifts": "i64", "sums": "i64"}
+    return {
+        "grey_kernel": [
+            Variant({"image": image, "codes": "u8"}, {"CHANNELS": channels, "FULL": full.get(image, 1), **grey})
+            for image, channels in itertools.product(images, (1, 3))
+        ],
+        "histogram_kernel": [Variant({"codes": "u8", "counts": "i64"}, block)],
+        "compare_kernel": [Variant(compared, block)],
+    }
+
+
 VARIANTS = {
     "imf": _imf(),
     "exposure_fusion": _exposure_fusion(),
     "gaussian": _gaussian(),
+    "lab": _lab(),
     "mef_ssim": _mef_ssim(),
+    "mtb": _mtb(),
     "ssim": _ssim(),
     "_windows": _windows(),
 }

@@ -26,6 +26,8 @@ from hdrops.ops.mef_ssim import in_grey
 from hdrops.reference import exposure_fusion as exposure_fusion_reference
 from hdrops.reference import gaussian as gaussian_reference
 from hdrops.reference import imf as imf_reference
+from hdrops.reference import lab as lab_reference
+from hdrops.reference import mtb as mtb_reference
 
 # Triton reads this when its kernels are imported; see conftest.py.
 INTERPRETING = _providers.interpreting()
@@ -103,6 +105,11 @@ def in_float64() -> Iterator[None]:
         yield
 
 
+def usual_results(image: torch.dtype) -> tuple[torch.dtype, ...]:
+    """That of the images, and float32 for codes."""
+    return (image, torch.float32) if image in CODES else (image,)
+
+
 @dataclass(frozen=True)
 class OpCase:
     """One operator with one set of options.
@@ -113,6 +120,7 @@ class OpCase:
     k eps (|exact| + scale) and gradients, whose largest entry is taken as their scale, within k_gradient eps. Where
     float32 arithmetic of the C++ kernel approximates, ``method_error`` states how far in units of eps: it adds to both.
     The backward of a ``linear`` operator takes no image.
+    ``results`` gives the dtypes offered for results from images of a dtype, the default first.
     ``numbers`` gives the shape of what the operator returns where that is no image: numbers of the arithmetic type.
     ``backward`` holds what the schema of the backward takes beyond ``arguments``. Below ``least_side`` pixels the
     result hangs on cancellation.
@@ -134,6 +142,7 @@ class OpCase:
     gradient_dtypes: tuple[torch.dtype, ...] = ()
     differentiable: tuple[str, ...] = ()
     has_out: bool = True
+    results: Callable[[torch.dtype], tuple[torch.dtype, ...]] = usual_results
     numbers: Callable[[Tensor], tuple[int, ...]] | None = None
     backward: tuple[Any, ...] = ()
     shapes: tuple[str, ...] = tuple(SHAPES)
@@ -160,6 +169,10 @@ class OpCase:
 
     def _approximation(self, dtype: torch.dtype, backend: str) -> float:
         return self.method_error if backend == "cpp" and dtype != torch.float64 else 0.0
+
+    def gives_float32(self, dtype: torch.dtype) -> bool:
+        """Whether float32 results of images of ``dtype`` are to be asked for."""
+        return self.has_out and torch.float32 in self.results(dtype)[1:]
 
     def result_shape(self, inputs: dict[str, Tensor]) -> tuple[int, ...]:
         """The shape of the operator's result."""
@@ -263,6 +276,30 @@ def make_bracket(count: int) -> Callable[[Sequence[int], torch.dtype, torch.Gene
 
 def make_image(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
     return {"image": to_dtype(torch.rand(*shape, generator=generator, dtype=torch.float64), dtype)}
+
+
+def make_colours(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    """sRGB colours off the kinks of the curve, some dark, some negative; three channels whatever the shape says.
+
+    None is neutral, where a* and b* are what rounding leaves.
+    """
+    n, _, height, width = shape
+
+    def one_in(count: int) -> Tensor:
+        return torch.rand(n, 1, height, width, generator=generator) < 1 / count
+
+    colours = 0.1 + 0.9 * torch.rand(n, 3, height, width, generator=generator, dtype=torch.float64)
+    colours = torch.where(one_in(4), 0.03 * colours, colours)
+    neutral = (lab_reference.to_lab(colours)[:, 1:].abs() < 0.25).any(1, keepdim=True)
+    colours = torch.where(neutral, torch.tensor([0.8, 0.3, 0.2], dtype=torch.float64).view(3, 1, 1), colours)
+    if dtype.is_floating_point:
+        colours = torch.where(one_in(20), -colours, colours)
+    return {"image": to_dtype(colours, dtype)}
+
+
+def make_lab(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    colours = make_colours(shape, torch.float64, generator)["image"]
+    return {"lab": lab_reference.to_lab(colours).to(dtype)}
 
 
 def make_histograms(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
@@ -388,6 +425,46 @@ def gaussian_case(name: str, operator: str, sigma: float, border: Border, **opti
     )
 
 
+def lab_results(image: torch.dtype) -> tuple[torch.dtype, ...]:
+    return (torch.float32 if image in CODES else image,)
+
+
+RGB_TO_LAB = OpCase(
+    name="rgb_to_lab",
+    operator="rgb_to_lab",
+    make=make_colours,
+    images=("image",),
+    call=lambda x, **kwargs: hdrops.rgb_to_lab(x["image"], **kwargs),
+    exact=lambda x: lab_reference.to_lab(x["image"]),
+    arguments=lambda x: (x["image"],),
+    # a* is 500 times a difference of roots, of which each may be off by 3 eps.
+    k=32,
+    k_gradient=64,
+    scale=100.0,
+    results=lab_results,
+    gradient_dtypes=FLOATS,
+    differentiable=("image",),
+    many_blocks=(1, 3, 97, 151),
+)
+LAB_TO_RGB = OpCase(
+    name="lab_to_rgb",
+    operator="lab_to_rgb",
+    make=make_lab,
+    images=("lab",),
+    call=lambda x, **kwargs: hdrops.lab_to_rgb(x["lab"], **kwargs),
+    exact=lambda x: lab_reference.to_rgb(x["lab"]),
+    arguments=lambda x: (x["lab"],),
+    # Near 0 the curve multiplies what the matrix leaves by 12.92.
+    k=64,
+    k_gradient=64,
+    results=lambda lab: (lab, *CODES),
+    dtypes=FLOATS,
+    gradient_dtypes=FLOATS,
+    differentiable=("lab",),
+    many_blocks=(1, 3, 97, 151),
+)
+
+
 def make_pair(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
     """An image and a noisier copy: neither alike nor unlike."""
     x = 0.1 + 0.8 * torch.rand(*shape, generator=generator, dtype=torch.float64)
@@ -504,6 +581,45 @@ def mef_ssim_case(name: str, count: int, *, border: str, weights: tuple[float, .
     )
 
 
+def make_shifted(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    """Codes of a smooth scene, and those of a darker exposure of it that is moved and noisy. Floating-point images
+    keep away from values halfway between two codes."""
+    *outer, height, width = shape
+    coarse = torch.rand(*outer, height // 4 + 2, width // 4 + 2, generator=generator, dtype=torch.float64)
+    fine = coarse.repeat_interleave(4, -2).repeat_interleave(4, -1)[..., : height + 2, : width + 1]
+    fine = 0.8 * fine + 0.2 * torch.rand(fine.shape, generator=generator, dtype=torch.float64)
+    pair = {"image": 0.6 * fine[..., 2:, :width], "reference": fine[..., :height, 1:]}
+    if dtype == torch.uint16:
+        return {name: to_dtype(x, dtype) for name, x in pair.items()}
+    codes = {name: to_dtype(x, torch.uint8) for name, x in pair.items()}
+    if dtype == torch.uint8:
+        return codes
+    between = {name: 0.8 * torch.rand(x.shape, generator=generator) - 0.4 for name, x in codes.items()}
+    return {name: ((x + between[name]) / 255).to(dtype) for name, x in codes.items()}
+
+
+def mtb_case(name: str, levels: int, exclude: int) -> OpCase:
+    """Whole numbers, in the arithmetic type: the tolerance is far below 1."""
+
+    def call(x: dict[str, Tensor], **kwargs: Any) -> Tensor:
+        found = torch.cat(hdrops.mtb_shift(x["image"], x["reference"], levels=levels, exclude=exclude, **kwargs), dim=1)
+        return found.to(torch.float64 if x["image"].dtype == torch.float64 else torch.float32)
+
+    return OpCase(
+        name=name,
+        operator="mtb_shift",
+        make=make_shifted,
+        images=("image", "reference"),
+        call=call,
+        exact=lambda x: mtb_reference.mtb_shift(x["image"], x["reference"], levels, exclude).double(),
+        arguments=lambda x: (x["image"], x["reference"], levels, exclude),
+        k=1,
+        has_out=False,
+        numbers=lambda image: (image.shape[0], 4),
+        shapes=tuple(name for name in SHAPES if name != "no-rows"),
+    )
+
+
 CASES = [
     imf_fuse_case("imf_fuse"),
     imf_fuse_case("imf_fuse-wide", (3, 101.5), (120, 251), (33, 4096), batched=True),
@@ -518,6 +634,8 @@ CASES = [
     gaussian_case("gaussian_mask", "gaussian_mask", 0.6, "reflect"),
     gaussian_case("gaussian_mask-wide", "gaussian_mask", 4.5, "symmetric"),
     gaussian_case("gaussian_mask-inverted", "gaussian_mask", 0.5, "replicate", invert=True, radius=3),
+    RGB_TO_LAB,
+    LAB_TO_RGB,
     ssim_case("ssim", border="symmetric"),
     ssim_case("ssim-uniform", border="reflect", window=7, sigma=None, unbiased=True),
     ssim_case("ms_ssim", (0.3, 0.3, 0.4), border="zeros"),
@@ -525,6 +643,8 @@ CASES = [
     mef_ssim_case("mef_ssim", 3, border="symmetric", weights=(0.1, 0.4, 0.5)),
     mef_ssim_case("mef_ssim-one", 1, border="zeros", window=7, weights=(1.0,)),
     mef_ssim_case("mef_ssim-many", 6, border="reflect", window=5, sigma=1.0, k=0.1, weights=(0.5, 0.5)),
+    mtb_case("mtb_shift", 6, 4),
+    mtb_case("mtb_shift-deep", 16, 0),
     OpCase(
         name="estimate_imf",
         operator="estimate_imf",

@@ -37,6 +37,8 @@ INTERPRETED = {
     "test_mask_of_infinity": 2,
     "test_windows_and_borders": 6,
     "test_equals_the_patches_of_the_paper": 3,
+    "test_shift_is_recovered": 10,
+    "test_levels_bound_the_shift": 4,
 }
 # Without --full it does not run these at all: minutes, for code that other cases pass through.
 NEVER_INTERPRETED = (

@@ -11,7 +11,9 @@ from hdrops.ops._response import estimate_response, response_imf
 from hdrops.ops.exposure_fusion import exposure_fusion
 from hdrops.ops.gaussian import gaussian_blur, gaussian_mask
 from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
+from hdrops.ops.lab import lab_to_rgb, rgb_to_lab
 from hdrops.ops.mef_ssim import mef_ssim
+from hdrops.ops.mtb import mtb_shift
 from hdrops.ops.ssim import ms_ssim, ssim
 
 __version__: str = _C.__version__
@@ -28,8 +30,11 @@ __all__ = [
     "gaussian_mask",
     "imf_fuse",
     "intermediate_imf",
+    "lab_to_rgb",
     "mef_ssim",
     "ms_ssim",
+    "mtb_shift",
     "response_imf",
+    "rgb_to_lab",
     "ssim",
 ]

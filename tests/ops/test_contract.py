@@ -78,10 +78,10 @@ def covering(case: OpCase, *axes: tuple[Any, ...], valid: Any = lambda *_: True)
 
 
 def offered(case: OpCase) -> Any:
-    """Which ways of asking for a result exist: float32 results of codes, out= where there is one."""
+    """Which ways of asking for a result exist: float32 results where that is a choice, out= where there is one."""
 
     def valid(dtype: torch.dtype, layout: str, shape: str, result: str) -> bool:
-        return (case.has_out or result == "fresh") and (dtype in CODES or "float32" not in result)
+        return (case.has_out or result == "fresh") and (case.gives_float32(dtype) or "float32" not in result)
 
     return valid
 
@@ -125,7 +125,7 @@ def run(case: OpCase, inputs: dict[str, Tensor], backend: str, result: str = "fr
     if result == "float32":
         return case.call(inputs, backend=backend, dtype=torch.float32)
     like = inputs[case.images[0]]
-    dtype = torch.float32 if result == "out-float32" else like.dtype
+    dtype = torch.float32 if result == "out-float32" else case.results(like.dtype)[0]
     shape = case.result_shape(inputs)
     out = torch.full(shape, 77, dtype=torch.int32, device=like.device).to(dtype)
     if result == "out-strided":
@@ -156,7 +156,7 @@ def test_values(
     assert_unmodified(inputs, before)
     assert actual.device == inputs[case.images[0]].device
     if case.has_out:
-        assert actual.dtype == (torch.float32 if "float32" in result else dtype)
+        assert actual.dtype == (torch.float32 if "float32" in result else case.results(dtype)[0])
     else:
         assert actual.dtype == compute_dtype(dtype)
     assert bits(actual) == bits(run(case, inputs, backend, result)), "a rerun gave other bits"
@@ -180,7 +180,7 @@ def test_bits_do_not_depend_on_threads(case: OpCase, backend: str, device: str, 
         inputs = case.inputs(shape_of("many-blocks", backend, case), dtype, "contiguous", device)
         names = case.active(inputs) if dtype in case.gradient_dtypes else []
         leaves = inputs | {name: inputs[name].detach().requires_grad_() for name in names}
-        keep = {"dtype": torch.float32} if dtype in CODES and case.has_out else {}
+        keep = {"dtype": torch.float32} if case.gives_float32(dtype) else {}
         results = []
         for count in (1, 2):
             threads(count)
@@ -195,7 +195,8 @@ def test_bits_do_not_depend_on_threads(case: OpCase, backend: str, device: str, 
 @every_case
 def test_planted_errors_are_caught(case: OpCase) -> None:
     """Each tolerance rejects one value a little further off than it allows, and none a little nearer."""
-    for dtype in {torch.float32, *case.dtypes} if case.has_out else {torch.float32}:
+    offered = {case.results(dtype)[0] for dtype in case.dtypes} if case.has_out else set()
+    for dtype in {torch.float32} | offered:
         inputs = case.inputs(SHAPES["odd"], dtype if dtype in case.dtypes else torch.uint8)
         exact = case.definition(inputs)
         where = (-1,) * exact.dim()
@@ -369,10 +370,10 @@ def overloads(
     )
     found = [(overload(), variables)]
     if case.has_out:
-        found.append((overload("_out"), (*constants, torch.empty(shape, dtype=dtype, device=device))))
-    if case.has_out and dtype in CODES:
-        found.append((overload(), (*variables, torch.float32)))
-        found.append((overload("_out"), (*constants, torch.empty(shape, device=device))))
+        found.append((overload("_out"), (*constants, torch.empty(shape, dtype=case.results(dtype)[0], device=device))))
+        for other in case.results(dtype)[1:]:
+            found.append((overload(), (*variables, other)))
+            found.append((overload("_out"), (*constants, torch.empty(shape, dtype=other, device=device))))
     if dtype in case.gradient_dtypes:
         numbers = case.numbers is not None
         grad = torch.randn(shape, device=device).to(compute_dtype(dtype) if numbers or dtype in CODES else dtype)
@@ -535,11 +536,11 @@ def test_out_and_dtype_are_checked(case: OpCase, backend: str, device: str) -> N
         case.call(inputs, backend=backend, out=empty(3, 4, 5))
     with pytest.raises(ValueError, match="out is on meta"):
         case.call(inputs, backend=backend, out=torch.empty(2, 3, 4, 5, device="meta"))
-    for wrong in (torch.float64, torch.float16, torch.uint8, torch.int32):
+    for wrong in {torch.float64, torch.float16, torch.uint8, torch.int32} - {*case.results(torch.float32)}:
         with pytest.raises(TypeError, match=r"is not offered; ask for torch\.float32"):
             case.call(inputs, backend=backend, out=empty(2, 3, 4, 5, dtype=wrong))
     # Only where codes can give float32 is there a choice, and so an argument dtype.
-    if torch.uint8 in case.dtypes:
+    if torch.uint8 in case.dtypes and case.gives_float32(torch.uint8):
         codes = case.inputs((2, 3, 4, 5), torch.uint8, device=device)
         choices = (
             (inputs, r"torch\.float32", (torch.float64, torch.float16, torch.uint8, torch.int32)),

@@ -34,7 +34,7 @@ def combinations() -> list[tuple[OpCase, torch.dtype, bool]]:
         (case, dtype, as_float)
         for case in CASES
         for dtype, as_float in itertools.product(case.dtypes, (False, True))
-        if not as_float or (dtype in CODES and case.has_out)
+        if not as_float or case.gives_float32(dtype)
     ]
 
 

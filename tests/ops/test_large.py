@@ -74,3 +74,23 @@ def test_exposure_fusion() -> None:
     for first in (0, BOUNDARY // (2 * 3 * 32 * 32) - 2, count - 4):
         expected = hdrops.exposure_fusion(bracket[first : first + 4])
         assert torch.equal(result[first : first + 4], expected)
+
+
+def test_lab() -> None:
+    skip_below(8)
+    side = 26_760
+    lab = torch.empty(1, 3, side, side, dtype=torch.float16)
+    assert lab.numel() > BOUNDARY
+    period = torch.arange(99_991).remainder(251) / 251
+    for plane, (middle, range_) in zip(lab[0].view(3, -1), ((40, 60), (-30, 60), (-20, 40)), strict=True):
+        pattern = (middle + range_ * period).half().repeat(11)
+        for begin in range(0, len(plane), len(pattern)):
+            part = plane[begin : begin + len(pattern)]
+            part.copy_(pattern[: len(part)])
+        period = period.flip(0)
+    result = hdrops.lab_to_rgb(lab, dtype=torch.uint8).view(3, -1)
+    first = BOUNDARY - 2 * side**2  # the pixel whose blue is the first beyond 32 bits
+    for pixels in (slice(0, 1 << 16), slice(first - (1 << 15), first + (1 << 15)), slice(side**2 - (1 << 16), None)):
+        some = lab.view(3, -1)[:, pixels].reshape(1, 3, 1, -1)
+        expected = hdrops.lab_to_rgb(some, dtype=torch.uint8, backend="reference").view(3, -1)
+        assert int((result[:, pixels].int() - expected.int()).abs().max()) <= 1

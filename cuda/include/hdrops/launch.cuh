@@ -64,7 +64,7 @@ class Launcher {
   int64_t multiprocessors_ = 0;
 };
 
-HDROPS_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+using math::ceil_div;
 
 // The dynamic shared memory of a block, aligned to 16 bytes.
 template <class T>

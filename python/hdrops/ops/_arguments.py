@@ -40,12 +40,20 @@ def compute_dtype(image: torch.Tensor) -> torch.dtype:
     return torch.float64 if image.dtype == torch.float64 else torch.float32
 
 
-def output_dtype(image: torch.Tensor, dtype: torch.dtype | None, out: torch.Tensor | None) -> torch.dtype:
-    """The element type of a result: ``dtype``, else that of ``out``, else that of the image."""
+def output_dtype(
+    image: torch.Tensor,
+    dtype: torch.dtype | None,
+    out: torch.Tensor | None,
+    offered: tuple[torch.dtype, ...] = (),
+) -> torch.dtype:
+    """The element type of a result: ``dtype``, else that of ``out``, else the first of those offered.
+
+    Unless told otherwise, these are the image's and, for codes, float32.
+    """
     if dtype is not None and out is not None and dtype != out.dtype:
         raise ValueError(f"dtype={dtype} contradicts out, which is {out.dtype}; give one of them")
-    wanted = dtype or (image.dtype if out is None else out.dtype)
-    allowed = (image.dtype, torch.float32) if image.dtype in CODE_DTYPES else (image.dtype,)
+    allowed = offered or ((image.dtype, torch.float32) if image.dtype in CODE_DTYPES else (image.dtype,))
+    wanted = dtype or (allowed[0] if out is None else out.dtype)
     if wanted not in allowed:
         raise TypeError(
             f"a result of {wanted} from {image.dtype} images is not offered; "

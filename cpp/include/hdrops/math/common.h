@@ -20,8 +20,10 @@ HDROPS_HD T clamp(T x, T low, T high) {
   return floor < high ? floor : high;
 }
 
+HDROPS_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // The multiple of `step` at or above n.
-HDROPS_HD int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+HDROPS_HD int64_t rounded_up(int64_t n, int64_t step) { return ceil_div(n, step) * step; }
 
 // Of a number or of each of a vector; NaN stays.
 template <class V>
