@@ -39,7 +39,7 @@ FUSE = """
 import json, pathlib, sys
 from hdrops_cli.fuse import run
 for files, out, method, imf_only in json.load(sys.stdin):
-    run([pathlib.Path(f) for f in files], pathlib.Path(out), method, imf_only, None, None, None, 95,
+    run([pathlib.Path(f) for f in files], pathlib.Path(out), method, imf_only, None, "none", None, None, 95,
         contrast=1.0, saturation=1.0, exposedness=1.0)
 """
 

@@ -29,7 +29,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|np|pathlib|os|signal|collections|typing|datetime|tuple|pydantic|annotated_types)\b.*"),
     ("py:class", "Tensor"),
     ("py:class", r"hdrops\.train\.config\.C"),  # a type variable
-    ("py:class", r"hdrops\.train\.exposure_interpolation\._absolute"),  # of an annotated type
+    ("py:class", r"hdrops\.train\.scenes\._absolute"),  # of an annotated type
 ]
 
 html_theme = "furo"

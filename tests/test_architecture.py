@@ -25,7 +25,7 @@ ROOMS = [
 ]
 # From the top down; a layer may import those behind it.
 LAYERS = [
-    {"train", "data", "io"},
+    {"train", "data", "io", "align", "convert"},
     {"models"},
     {"nn", "losses", "metrics"},
     {"ops"},

@@ -110,7 +110,7 @@ def open_bracket(
     given_times = parse_numbers(times, "--times", "--times 1/60,1/15")
     given_ev = parse_numbers(ev, "--ev", "--ev -2,0,2")
     if len(images) < least:
-        raise InputError(f"interpolation needs at least {least} images, got {len(images)}; add another exposure")
+        raise InputError(f"at least {least} images are needed, got {len(images)}; add another exposure")
     with working(f"reading {len(images)} images"):
         bracket = read_checked(images, outs, given_times, given_ev)
     for warning in bracket.warnings:

@@ -30,7 +30,7 @@ ImfOnly = Annotated[
     bool, typer.Option("--imf-only", help="Interpolate by intensity mapping functions alone, without the network.")
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="Folder of a trained interpolation network, instead of the one that comes along.")
+    Path | None, typer.Option(help="Folder of a trained network of the method, instead of the one that comes along.")
 ]
 Quality = Annotated[int, typer.Option(min=1, max=100, help="Quality of a JPEG.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -49,6 +49,19 @@ def _exponent(measure: str) -> Any:
 class Method(StrEnum):
     mertens = "mertens"
     interpolate = "interpolate"
+    hyperp_mb = "hyperp-mb"
+
+
+class Align(StrEnum):
+    none = "none"
+    homography = "homography"
+    affine = "affine"
+    shift = "shift"
+    best_effort = "best-effort"
+
+
+class Published(StrEnum):
+    densefuse = "densefuse"
 
 
 class Format(StrEnum):
@@ -69,6 +82,18 @@ class Bits(StrEnum):
     sixteen = "16"
 
 
+def _check_options(network: dict[str, bool], exponents: dict[str, float], method: Method) -> None:
+    """Options of one method say nothing to another."""
+    from hdrops.io import InputError
+
+    of = {"--imf-only": [Method.interpolate], "--weights": [Method.interpolate, Method.hyperp_mb]}
+    for option in (name for name, given in network.items() if given):
+        if method not in of[option]:
+            raise InputError(f"{option} belongs to --method {' or '.join(of[option])}; add it")
+    if method == Method.hyperp_mb and any(value != 1.0 for value in exponents.values()):
+        raise InputError(f"{', '.join(exponents)} weigh exposure fusion; leave them out with --method {method}")
+
+
 @app.command()
 def fuse(
     images: Annotated[
@@ -80,10 +105,20 @@ def fuse(
         typer.Option("-o", "--out", help="Picture to write, in the format of its ending; with --recursive, a folder."),
     ],
     method: Annotated[
-        Method, typer.Option(help="mertens, or interpolate: insert interpolated exposures before the fusion.")
+        Method,
+        typer.Option(
+            help="mertens; interpolate: insert interpolated exposures before; hyperp-mb: fuse lightness by a network."
+        ),
     ] = Method.mertens,
     imf_only: ImfOnly = False,
     weights: Weights = None,
+    align: Annotated[
+        Align | None,
+        typer.Option(
+            help="Of frames from the hand: homography (default of hyperp-mb), affine, shift, none; or best-effort: "
+            "homography, and frames that cannot be aligned stay as they are."
+        ),
+    ] = None,
     times: Times = None,
     ev: Ev = None,
     contrast: Annotated[float, _exponent("local contrast")] = 1.0,
@@ -118,10 +153,14 @@ def fuse(
     were refused or failed, which are listed with their reasons.
     """
     with errors_reported(debug):
-        if method != Method.interpolate and (imf_only or weights is not None):
-            from hdrops.io import InputError
+        _check_options(
+            {"--imf-only": imf_only, "--weights": weights is not None},
+            {"--contrast": contrast, "--saturation": saturation, "--exposedness": exposedness},
+            method,
+        )
+        from hdrops_cli.align import default_of
 
-            raise InputError("--imf-only and --weights belong to --method interpolate; add it")
+        chosen = align or default_of(method)
         if recursive:
             from hdrops_cli.folders import run as run_folders
 
@@ -136,6 +175,7 @@ def fuse(
                 method,
                 imf_only,
                 weights,
+                chosen,
                 times,
                 ev,
                 quality,
@@ -157,6 +197,7 @@ def fuse(
             method,
             imf_only,
             weights,
+            chosen,
             times,
             ev,
             quality,
@@ -308,6 +349,23 @@ def train(
             system, preset, config, settings or [], data or [], out, show_config, fresh, force, accept_changes, debug
         )
         raise typer.Exit(code)
+
+
+@app.command()
+def convert(
+    network: Annotated[Published, typer.Argument(help="Whose checkpoint it is.")],
+    checkpoint: Annotated[Path, typer.Argument(help="File of torch.save or safetensors with tensors by name.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write: config.json and model.safetensors.")],
+    debug: Debug = False,
+) -> None:
+    """Turn a checkpoint that its authors have published into weights of hdrops.
+
+    densefuse: grey or RGB; then hdrops fuse --method hyperp-mb --weights FOLDER fuses with it.
+    """
+    with errors_reported(debug):
+        from hdrops_cli.convert import run
+
+        run(network, checkpoint, out)
 
 
 @app.command()

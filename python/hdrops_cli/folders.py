@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from hdrops_cli.align import aligned
 from hdrops_cli.bracket import images_below, inspected, parse_numbers, read_checked
-from hdrops_cli.fuse import Exponents, fused
-from hdrops_cli.interpolate import load_model
+from hdrops_cli.fuse import Exponents, fused, model_of
 from hdrops_cli.report import OUT_OF_MEMORY, counting, printable, say, tell, warn
 
 if TYPE_CHECKING:
     from hdrops.io import Frame, Group
-    from hdrops.models import ExposureInterpolator
+    from hdrops.models import ExposureInterpolator, HyperPMB
 
 _FLOAT_BITS = 32
 _MOST_STOPS = 1000
@@ -47,6 +47,7 @@ def run(
     method: str,
     imf_only: bool,
     weights: Path | None,
+    align: str,
     times: str | None,
     ev: str | None,
     quality: int,
@@ -61,7 +62,7 @@ def run(
     jobs, failures = _plan(targets, out, per_set, exposures, suffix, format, force)
     if dry_run:
         _print(jobs, out)
-    model = load_model(imf_only, weights) if method == "interpolate" and not dry_run else None
+    model = None if dry_run else model_of(method, imf_only, weights)
 
     counts = dict.fromkeys(("fused", "kept", "skipped", "refused", "failed"), 0)
     notes = [f"failed: {failure}" for failure in failures]
@@ -75,8 +76,13 @@ def run(
                 if job.kept:
                     outcome, remarks = "kept", [f"{job.result} exists already; --force overwrites it"]
                 else:
-                    failure = "" if dry_run else _fuse(job, method, model, given_times, given_ev, quality, exponents)
-                    outcome, remarks = ("failed", [failure]) if failure else ("fused", list(job.group.warnings))
+                    failure, told = (
+                        ("", [])
+                        if dry_run
+                        else _fuse(job, method, model, align, given_times, given_ev, quality, exponents)
+                    )
+                    remarks = [failure] if failure else [*job.group.warnings, *told]
+                    outcome = "failed" if failure else "fused"
                 advance()
             counts[outcome] += 1
             if outcome == "fused":
@@ -181,19 +187,21 @@ def _plan(
 def _fuse(
     job: _Job,
     method: str,
-    model: ExposureInterpolator | None,
+    model: ExposureInterpolator | HyperPMB | None,
+    align: str,
     times: Sequence[float] | None,
     ev: Sequence[float] | None,
     quality: int,
     exponents: Exponents,
-) -> str:
-    """Fuse one bracket; why that failed, or nothing."""
+) -> tuple[str, list[str]]:
+    """Fuse one bracket; why that failed, or nothing, and warnings."""
     from hdrops.io import InputError, write_image
     from hdrops.io.errors import out_of_memory
 
     try:
         job.result.parent.mkdir(parents=True, exist_ok=True)
         bracket = read_checked([frame.path for frame in job.group.frames], [job.result], times, ev)
+        bracket, told = aligned(bracket, align)
         write_image(
             job.result,
             fused(bracket, method, model, **exponents),
@@ -202,14 +210,14 @@ def _fuse(
             quality=quality,
         )
     except InputError as error:
-        return str(error)
+        return str(error), []
     except OSError as error:
-        return f"{error.filename or job.result}: {error.strerror or error}"
+        return f"{error.filename or job.result}: {error.strerror or error}", []
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return OUT_OF_MEMORY
-    return ""
+        return OUT_OF_MEMORY, []
+    return "", told
 
 
 def _print(jobs: Sequence[_Job], out: Path) -> None:

@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hdrops_cli.bracket import describe, open_bracket
 from hdrops_cli.report import say, working
 
 if TYPE_CHECKING:
-    from hdrops.models import ExposureInterpolator
+    from hdrops.models import ExposureInterpolator, HyperPMB
+
+    Model = TypeVar("Model", ExposureInterpolator, HyperPMB)
 
 
 def load_model(imf_only: bool, weights: Path | None) -> ExposureInterpolator | None:
@@ -25,8 +27,15 @@ def load_model(imf_only: bool, weights: Path | None) -> ExposureInterpolator | N
         if weights is not None:
             raise InputError("--imf-only takes no network; leave out --weights")
         return None
+    return pretrained(ExposureInterpolator, weights)
+
+
+def pretrained(kind: type[Model], weights: Path | None) -> Model:
+    """A trained model: of a folder, or the one that comes along. What is wrong with its files is bad input."""
+    from hdrops.io import InputError
+
     try:
-        return ExposureInterpolator.from_pretrained(weights)
+        return kind.from_pretrained(weights)
     except (FileNotFoundError, ValueError) as error:
         raise InputError(str(error)) from error
 

@@ -51,7 +51,11 @@ def test_what_interpolates(hdrops, tmp_path, frames8, bracket8):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--imf-only"], "--imf-only and --weights belong to --method interpolate; add it"),
+        (["--imf-only"], "--imf-only belongs to --method interpolate; add it"),
+        (["--weights", "x"], "--weights belongs to --method interpolate or hyperp-mb; add it"),
+        (["--method", "hyperp-mb", "--imf-only"], "--imf-only belongs to --method interpolate; add it"),
+        (["--method", "hyperp-mb", "--contrast", "2"], "leave them out with --method hyperp-mb"),
+        (["--method", "hyperp-mb", "--weights", "no_such_folder"], "no_such_folder"),
         (["--method", "interpolate", "--imf-only", "--weights", "x"], "leave out --weights"),
         (["--method", "interpolate", "--weights", "no_such_folder"], "no_such_folder"),
     ],

@@ -5,6 +5,7 @@ generators of NumPy that the caller passes, never from a global state.
 """
 
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
+from hdrops.data.fusion import FusionTriplets, classify_exposures
 from hdrops.data.jpeg import jpeg_round_trip
 from hdrops.data.responses import (
     RESPONSE_FAMILIES,
@@ -30,6 +31,7 @@ __all__ = [
     "BracketTriplets",
     "Camera",
     "EmpiricalResponses",
+    "FusionTriplets",
     "LinearPhotograph",
     "Panorama",
     "Response",
@@ -37,6 +39,7 @@ __all__ = [
     "SyntheticTriplets",
     "Triplet",
     "camera_response",
+    "classify_exposures",
     "contrast_response",
     "draw_camera",
     "draw_response",

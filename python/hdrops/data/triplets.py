@@ -159,16 +159,17 @@ def _cut(patch: Sequence[int] | None, augment: bool, rotate: bool, seed: int) ->
     return _Cut(patch=size, mirror=augment, rotate=rotate)
 
 
-def _sample(parts: Sequence[Tensor], tables: tuple[Tensor, Tensor], fraction: float) -> Sample:
+def _sample(parts: Sequence[Tensor], tables: tuple[Tensor, Tensor] | None, fraction: float) -> Sample:
     dark, target, bright = parts
-    return {
+    sample = {
         "dark": dark,
         "bright": bright,
         "target": target,
-        "imf_dark": tables[0],
-        "imf_bright": tables[1],
         "fraction": torch.tensor(fraction, dtype=torch.float32),
     }
+    if tables is not None:
+        sample["imf_dark"], sample["imf_bright"] = tables
+    return sample
 
 
 def _report(skipped: Mapping[str, str], usable: int, what: str) -> None:
@@ -405,7 +406,7 @@ class SyntheticTriplets(Dataset[Sample]):
         rotate: also turn the samples by a random multiple of 90°.
         cache_bytes: of radiance to keep in memory.
         maps: how the IMFs are estimated, "histogram" or "response": those of the model that is trained
-            (:class:`hdrops.models.ExposureInterpolatorConfig`).
+            (:class:`hdrops.models.ExposureInterpolatorConfig`). None leaves them out of the samples.
 
     Attributes:
         scenes: names of the images that are used.
@@ -430,9 +431,10 @@ class SyntheticTriplets(Dataset[Sample]):
         augment: bool = True,
         rotate: bool = False,
         cache_bytes: int = 4 << 30,
-        maps: Maps = "histogram",
+        maps: Maps | None = "histogram",
     ) -> None:
-        check_maps(maps)
+        if maps is not None:
+            check_maps(maps)
         ends = tuple(distance) if isinstance(distance, Sequence) else (distance, distance)
         if len(ends) != 2 or not 0 < ends[0] <= ends[1] < math.inf:
             raise ValueError(f"distance must be positive stops or a range of them, got {distance}")
@@ -497,7 +499,7 @@ class SyntheticTriplets(Dataset[Sample]):
             noise = torch.Generator().manual_seed(int(generator.integers(2**63)))
             stops = -fraction * distance, 0.0, (1 - fraction) * distance
             dark, target, bright = camera.expose(radiance, [time * 2**ev for ev in stops], noise)
-            tables = _tables(dark, bright, fraction, self._maps)
+            tables = None if self._maps is None else _tables(dark, bright, fraction, self._maps)
             return _sample(self._cut((dark, target, bright), generator), tables, fraction)
 
 

@@ -5,6 +5,7 @@ The angle between colours is no fused operator, because there is little to win: 
 training step of exposure interpolation of 230 ms in float32 or 112 ms in bfloat16 (batches of 32, two cores)."""
 
 from hdrops.losses.color_angle import ColorAngleLoss, color_angle_loss
+from hdrops.losses.hyperp_mb import HyperPMBLoss, MaskBuilder, ParamTuner
 from hdrops.losses.interpolation import InterpolationLoss
 from hdrops.losses.mef_ssim import MEFSSIMLoss
 from hdrops.losses.psi import PsiLoss, psi_loss
@@ -12,9 +13,12 @@ from hdrops.losses.ssim import MSSSIMLoss, SSIMLoss
 
 __all__ = [
     "ColorAngleLoss",
+    "HyperPMBLoss",
     "InterpolationLoss",
     "MEFSSIMLoss",
     "MSSSIMLoss",
+    "MaskBuilder",
+    "ParamTuner",
     "PsiLoss",
     "SSIMLoss",
     "color_angle_loss",

@@ -10,11 +10,14 @@ from hdrops.models.exposure_interpolation import (
     insert_exposures,
     interpolate_exposure,
 )
+from hdrops.models.hyperp_mb import HyperPMB, HyperPMBConfig
 
 __all__ = [
     "LRL",
     "ExposureInterpolator",
     "ExposureInterpolatorConfig",
+    "HyperPMB",
+    "HyperPMBConfig",
     "LRLConfig",
     "SwappedImages",
     "exposures_between",

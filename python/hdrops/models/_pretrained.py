@@ -9,11 +9,12 @@ import json
 import os
 import pathlib
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 CONFIG = "config.json"
@@ -22,6 +23,7 @@ _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # a zip archive of torch.save, a bare pickle
 _LARGEST_CONFIG = 1 << 20
 Config = TypeVar("Config")
+Model = TypeVar("Model", bound=nn.Module)
 Path = str | os.PathLike[str]
 
 
@@ -188,6 +190,27 @@ def difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | 
 def _some(names: Iterable[str]) -> str:
     listed = sorted(names)
     return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
+
+
+def load(kind: Callable[[Config], Model], read: Callable[[dict[str, Any], str], Config], source: Path) -> Model:
+    """A trained model, in evaluation mode, on the CPU.
+
+    Args:
+        kind: makes the model of its configuration.
+        read: makes the configuration of the object in its file, whose name it is given for errors.
+        source: a folder of weights, or such a file beside its configuration.
+
+    Raises:
+        FileNotFoundError: files are missing.
+        ValueError: a pickle, unknown or missing keys, weights of another network, or a damaged file.
+    """
+    path, weights = find(source)
+    config = read(read_config(path), str(path))
+    # Neither memory nor random numbers are spent on weights that the file replaces, or does not fit.
+    with torch.device("meta"):
+        model = kind(config)
+    load_weights(model, weights)
+    return model.eval()
 
 
 def load_weights(model: nn.Module, path: pathlib.Path) -> None:

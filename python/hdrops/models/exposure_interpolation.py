@@ -550,13 +550,8 @@ class ExposureInterpolator(nn.Module):
             FileNotFoundError: files are missing.
             ValueError: a pickle, unknown or missing keys, weights of another network, or a damaged file.
         """
-        config, weights = _pretrained.find(_pretrained.shipped(SYSTEM) if source is None else source)
-        built = ExposureInterpolatorConfig._read(_pretrained.read_config(config), str(config))
-        # Neither memory nor random numbers are spent on weights that the file replaces, or does not fit.
-        with torch.device("meta"):
-            model = cls(built)
-        _pretrained.load_weights(model, weights)
-        return model.eval()
+        folder = _pretrained.shipped(SYSTEM) if source is None else source
+        return _pretrained.load(cls, ExposureInterpolatorConfig._read, folder)
 
     def save_pretrained(self, folder: _pretrained.Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` for :meth:`from_pretrained`, each file whole or not at all.

@@ -1,5 +1,6 @@
 """What the networks of several systems share."""
 
+from hdrops.nn.gamma import adaptive_gamma
 from hdrops.nn.tiling import tiled
 
-__all__ = ["tiled"]
+__all__ = ["adaptive_gamma", "tiled"]

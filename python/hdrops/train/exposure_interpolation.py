@@ -6,29 +6,16 @@ Samples are triplets of a dark, a bright and an intermediate exposure: of photog
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hdrops.data import (
-    FRACTIONS,
-    RESPONSE_FAMILIES,
-    BracketTriplets,
-    SyntheticTriplets,
-    draw_camera,
-    draw_response,
-    find_scenes,
-    read_emor,
-    split_scenes,
-)
-from hdrops.data.scenes import LINEAR_ENDINGS, images_below
+from hdrops.data import FRACTIONS, BracketTriplets, SyntheticTriplets
 from hdrops.io import InputError
 from hdrops.losses import InterpolationLoss
 from hdrops.metrics import psnr
@@ -37,21 +24,21 @@ from hdrops.ops._response import Maps
 from hdrops.ops.imf import imf_fuse
 from hdrops.ops.ssim import ssim
 from hdrops.train.config import Section, TrainConfig
+from hdrops.train.scenes import (
+    ScenesConfig,
+    SynthesisConfig,
+    camera_of,
+    datasets,
+    eight_bits,
+    panorama_of,
+    picture_of,
+    picture_row,
+)
 from hdrops.train.system import Batch, Data, System, Terms, Validation
 
 _ROWS = 3  # of a validation picture
-_GAP = 4  # pixels between its parts
-_NAMED = 3  # scenes in an error
 _SMALLEST = 11  # pixels a side, the window of SSIM
 Triplets = BracketTriplets | SyntheticTriplets
-
-
-def _absolute(path: str) -> str:
-    """So that the configuration of a run says where its files are, wherever it is read; "" is none."""
-    return path and str(pathlib.Path(path).absolute())
-
-
-Place = Annotated[str, AfterValidator(_absolute)]
 
 
 class ModelConfig(Section):
@@ -90,58 +77,22 @@ class BracketsConfig(Section):
     ev_step: float = Field(default=0.0, ge=0, description="stops between frames without stated exposures; 0: left out")
 
 
-class SynthesisConfig(Section):
-    """Triplets photographed by virtual cameras in HDR images: every file is a scene."""
+class InterpolationSynthesisConfig(SynthesisConfig):
+    """The same, and where between them the target is."""
 
-    samples: int = Field(default=1024, ge=1, description="of an epoch")
-    distance: tuple[float, float] = Field(default=(2.0, 6.0), description="range of stops between dark and bright")
     half: bool = Field(default=False, description="targets halfway alone; false: at quarters and thirds as well")
-    frame: tuple[PositiveInt, PositiveInt] = Field(default=(120, 180), description="height and width of a picture")
-    fov: tuple[float, float] = Field(default=(50.0, 95.0), description="range of the field of view in panoramas")
-    panorama: Literal["auto", "yes", "no"] = Field(default="auto", description="auto: images twice as wide as high are")
-    responses: tuple[str, ...] = Field(
-        default=tuple(RESPONSE_FAMILIES), description=f"families of camera responses, of {', '.join(RESPONSE_FAMILIES)}"
-    )
-    emor: Place = Field(default="", description="file of the EMoR basis, for one more family")
-    jpeg: float = Field(default=0.5, ge=0, le=1, description="share of cameras that write JPEG")
-
-    @model_validator(mode="after")
-    def _some_response(self) -> Self:
-        if not self.responses and not self.emor:
-            raise ValueError("responses should name at least one family where there is no emor")
-        return self
-
-    @field_validator("responses")
-    @classmethod
-    def _known(cls, responses: tuple[str, ...]) -> tuple[str, ...]:
-        if set(responses) - set(RESPONSE_FAMILIES):
-            raise ValueError(f"should be some of {', '.join(RESPONSE_FAMILIES)}")
-        return responses
 
 
-class DataConfig(Section):
+class DataConfig(ScenesConfig):
     """What is learnt from."""
 
-    folders: tuple[Place, ...] = Field(default=(), description="of brackets or HDR images; files of the latter as well")
-    kind: Literal["auto", "brackets", "hdr"] = Field(
-        default="auto", description="auto: hdr where all images are .hdr or .exr, brackets where none is"
-    )
     patch: tuple[PositiveInt, PositiveInt] = Field(default=(60, 90), description="height and width of the samples")
     rotate: bool = Field(default=False, description="turn samples by multiples of 90 degrees as well")
-    held_out: float = Field(default=0.2, ge=0, lt=1, description="share of the scenes for validation alone; 0 is none")
-    held_out_scenes: tuple[str, ...] = Field(default=(), description="the names of these scenes, instead of a share")
-    validation: tuple[Place, ...] = Field(
-        default=(), description="folders to validate with, instead of held-out scenes"
-    )
-    validation_kind: Literal["auto", "brackets", "hdr"] = Field(
-        default="auto", description="of these folders, as kind is of those to train with"
-    )
-    validation_samples: int = Field(default=32, ge=1, description="at most so many, evenly taken from all scenes")
     validation_size: int = Field(
         default=1024, ge=_SMALLEST, description="larger frames are cut to a middle part of so many pixels a side"
     )
     brackets: BracketsConfig = BracketsConfig()
-    synthesis: SynthesisConfig = SynthesisConfig()
+    synthesis: InterpolationSynthesisConfig = InterpolationSynthesisConfig()
 
 
 class ExposureInterpolationConfig(TrainConfig):
@@ -184,59 +135,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 # ---- data ----------------------------------------------------------------------------------------------------------
 
 
-def _kind(places: Sequence[str], asked: str, key: str = "data.kind") -> str:
-    """Brackets or HDR images, as asked for by a key or as the files say."""
-    if asked != "auto":
-        return asked
-    linear = {path.suffix.lower() in LINEAR_ENDINGS for place in places for path in images_below(pathlib.Path(place))}
-    if len(linear) > 1:
-        raise InputError(
-            f"{', '.join(places)} hold both .hdr or .exr files and other images; set {key} to brackets or hdr"
-        )
-    return "hdr" if linear == {True} else "brackets"
-
-
-def _scenes(places: Sequence[str], kind: str) -> list[pathlib.Path]:
-    """Every folder of images, or every HDR file; each once, though several places lead to it."""
-    for place in places:
-        if not pathlib.Path(place).exists():
-            raise InputError(f"{place} does not exist; look at the keys of data, or at --data")
-    if kind == "brackets":
-        found = find_scenes(places)
-    else:
-        images = (path for place in places for path in images_below(pathlib.Path(place)))
-        found = sorted(path for path in images if path.suffix.lower() in LINEAR_ENDINGS)
-    if not found:
-        raise InputError(f"there are no images in {', '.join(places)}; give folders of brackets or of HDR images")
-    unique: dict[pathlib.Path, pathlib.Path] = {}
-    for path in found:
-        unique.setdefault(path.resolve(), path)
-    return [*unique.values()]
-
-
-def _divided(
-    config: DataConfig, kind: str, scenes: Sequence[pathlib.Path]
-) -> tuple[list[pathlib.Path], list[pathlib.Path], str]:
-    """Scenes to train with, those to validate with, and the kind of the latter."""
-    if config.validation:
-        kind = _kind(config.validation, config.validation_kind, "data.validation_kind")
-        validated = _scenes(config.validation, kind)
-        known = {scene.resolve() for scene in scenes}
-        both = [str(scene) for scene in validated if scene.resolve() in known]
-        if both:
-            more = f" and {len(both) - _NAMED} more" if len(both) > _NAMED else ""
-            raise InputError(
-                f"data.validation holds scenes that are trained with: {', '.join(both[:_NAMED])}{more}; keep them in "
-                "folders of their own, or name them in data.held_out_scenes instead"
-            )
-        return list(scenes), validated, kind
-    if config.held_out_scenes:
-        return *split_scenes(scenes, config.held_out_scenes), kind
-    if config.held_out:
-        return *split_scenes(scenes, config.held_out), kind
-    return list(scenes), [], kind
-
-
 def _triplets(
     scenes: Sequence[pathlib.Path], kind: str, config: DataConfig, maps: Maps, seed: int, training: bool
 ) -> Triplets:
@@ -255,15 +153,14 @@ def _triplets(
             maps=maps,
         )
     s = config.synthesis
-    response = functools.partial(draw_response, families=s.responses, emor=read_emor(s.emor) if s.emor else None)
     return SyntheticTriplets(
         scenes,
-        panorama={"auto": None, "yes": True, "no": False}[s.panorama],
+        panorama=panorama_of(s),
         distance=s.distance,
         fraction=0.5 if s.half else FRACTIONS,
         frame=s.frame,
         fov=s.fov,
-        camera=functools.partial(draw_camera, draw_response=response, jpeg=s.jpeg),
+        camera=camera_of(s),
         patch=patch,
         augment=training,
         rotate=training and config.rotate,
@@ -273,30 +170,14 @@ def _triplets(
     )
 
 
-@contextlib.contextmanager
-def _bad_values() -> Iterator[None]:
-    """Arguments that a data set refuses come from the configuration."""
-    try:
-        yield
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"data: {error}") from error
-
-
 def samples(config: ExposureInterpolationConfig) -> Data:
     """The triplets to train with, and those of other scenes to validate with."""
     data = config.data
-    if not data.folders:
-        raise InputError("there is no training data; give folders of brackets or of HDR images by --data")
-    kind = _kind(data.folders, data.kind)
-    scenes = _scenes(data.folders, kind)
-    with _bad_values():
-        trained, validated, validated_kind = _divided(data, kind, scenes)
-        training = _triplets(trained, kind, data, config.model.maps, config.seed, True)
-        held_out = (
-            _triplets(validated, validated_kind, data, config.model.maps, config.seed, False) if validated else None
-        )
+
+    def made(scenes: Sequence[pathlib.Path], kind: str, training: bool) -> Triplets:
+        return _triplets(scenes, kind, data, config.model.maps, config.seed, training)
+
+    training, held_out, facts = datasets(data, made)
     if held_out is not None:
         side = held_out.smallest_side if isinstance(held_out, BracketTriplets) else min(data.synthesis.frame)
         if side < _SMALLEST:
@@ -304,7 +185,6 @@ def samples(config: ExposureInterpolationConfig) -> Data:
                 f"a held-out frame has {side} pixels a side, and SSIM needs {_SMALLEST}: hold other scenes out "
                 "(data.held_out_scenes), or raise data.synthesis.frame"
             )
-    facts = {"kind": kind, "training": training.scenes, "validation": held_out.scenes if held_out else []}
     return Data(training, held_out, facts)
 
 
@@ -349,16 +229,15 @@ def validate(
         tables = sample["imf_dark"][None].to(device), sample["imf_bright"][None].to(device)
         pair = images["dark"], images["bright"]
         x3 = imf_fuse(*pair, *tables, low=network.config.low, high=network.config.high)
-        results = {"": _eight_bits(network(*pair, *tables)), "_x3": _eight_bits(x3)}
+        results = {"": eight_bits(network(*pair, *tables)), "_x3": eight_bits(x3)}
         for suffix, result in results.items():
             for name, metric in (("psnr", psnr), ("ssim", ssim)):
                 key = name + suffix
                 sums[key] = sums.get(key, 0.0) + float(metric(result, images["target"]))
         if picture and len(rows) < _ROWS:
-            rows.append(_row([results["_x3"][0], results[""][0], images["target"][0]]))
-    rows = [row for row in rows if row.shape == rows[0].shape]
+            rows.append(picture_row([results["_x3"][0], results[""][0], images["target"][0]]))
     metrics = {name: value / count for name, value in sums.items()}
-    return Validation(metrics, torch.cat(rows, 1)[:, :-_GAP] if rows else None)
+    return Validation(metrics, picture_of(rows))
 
 
 def _middle(image: Tensor, size: int) -> Tensor:
@@ -366,17 +245,6 @@ def _middle(image: Tensor, size: int) -> Tensor:
     height, width = image.shape[-2:]
     top, left = max(0, height - size) // 2, max(0, width - size) // 2
     return image[..., top : top + size, left : left + size]
-
-
-def _eight_bits(image: Tensor) -> Tensor:
-    """As a file would hold it."""
-    return (image.clamp(0, 1) * 255).round() / 255
-
-
-def _row(images: Sequence[Tensor]) -> Tensor:
-    """Images beside each other, uint8, with a white border to the right and below."""
-    bordered = [nn.functional.pad(image, (0, _GAP, 0, _GAP), value=1.0) for image in images]
-    return (torch.cat(bordered, 2)[..., :-_GAP] * 255).round().to(torch.uint8).cpu()
 
 
 def _export(network: nn.Module, folder: pathlib.Path) -> None:

@@ -1,0 +1,62 @@
+"""Reading and renaming of published checkpoints."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+_PARALLEL = "module."  # what DataParallel puts before every name
+
+
+def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by their names, on the CPU: of safetensors, or of ``torch.save``.
+
+    The latter is read by torch's restricted loader, which makes tensors and plain containers and runs no other code.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is neither, is damaged, or holds more than tensors by name.
+    """
+    file = pathlib.Path(path)
+    with open(file, "rb"):  # for the system's own words where it cannot be
+        pass
+    found: Any
+    try:
+        if file.suffix == ".safetensors":
+            found = safetensors.torch.load_file(file)
+        else:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{file} is no checkpoint of tensors, or is damaged: {reason}") from error
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise ValueError(f"{file} must hold tensors by their names; whole models are not read")
+    return {str(name).removeprefix(_PARALLEL): tensor for name, tensor in found.items()}
+
+
+def renamed(state: Mapping[str, Tensor], names: Mapping[str, str], what: str) -> dict[str, Tensor]:
+    """The tensors under our names.
+
+    Args:
+        state: tensors by the names of others.
+        names: theirs to ours, all that there must be.
+        what: the network, for errors.
+
+    Raises:
+        ValueError: names are missing or unknown.
+    """
+    for kind, found in (("misses", names.keys() - state.keys()), ("has unknown", state.keys() - names.keys())):
+        if found:
+            listed = ", ".join(sorted(found)[:3]) + (" ..." if len(found) > 3 else "")
+            raise ValueError(f"the checkpoint is not of {what}: it {kind} {listed}")
+    return {ours: state[theirs] for theirs, ours in names.items()}

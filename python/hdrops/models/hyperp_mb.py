@@ -1,0 +1,296 @@
+"""Fusion of exposures: Im, Son, Kwon and Lee, "Multi-task learning approach using dynamic hyperparameter for
+multi-exposure fusion", Mathematics 2023, 11, 1620, and the network that it builds on, Li and Wu, "DenseFuse: a fusion
+approach to infrared and visible images", IEEE Transactions on Image Processing 2019.
+
+Lightness is fused by the network, the two axes of colour are averaged (section 3.6, Figure 9).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Self, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hdrops.models import _pretrained
+from hdrops.nn.tiling import tiled
+from hdrops.ops._arguments import CODE_DTYPES, check_image_dtype
+from hdrops.ops.lab import lab_to_rgb, rgb_to_lab
+
+Preset = Literal["paper", "densefuse", "light", "tiny"]
+Fusion = Literal["sum", "mean"]
+SYSTEM = "hyperp_mb"
+_COLOURS = 3
+_LIGHTNESS = 100.0  # of white in CIELAB
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperPMBConfig:
+    """What a :class:`HyperPMB` is made of. The defaults are the paper's.
+
+    Args:
+        channels: of the images: 1 for lightness, 3 for a network that fuses RGB itself.
+        features: of every convolution of the encoder; its dense block gives four times as many.
+        layers: of the dense block.
+        decoder: channels between the convolutions of the decoder.
+        shared_encoder: whether one encoder sees both exposures, as DenseFuse has it.
+        fusion: of the features, "sum" or "mean".
+        scale: full scale of the values that the network computes with.
+
+    Raises:
+        ValueError: a size that is not positive, or values out of range.
+    """
+
+    channels: int = 1
+    features: int = 16
+    layers: int = 3
+    decoder: tuple[int, ...] = (64, 32, 16)
+    shared_encoder: bool = False
+    fusion: Fusion = "sum"
+    scale: float = 255.0
+
+    def __post_init__(self) -> None:
+        sizes = {"features": self.features, "layers": self.layers}
+        sizes |= {f"decoder[{i}]": size for i, size in enumerate(self.decoder)}
+        for name, value in sizes.items():
+            if type(value) is not int or not 1 <= value <= 4096:
+                raise ValueError(f"{name} must be an integer from 1 to 4096, got {value!r}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {self.channels!r}")
+        if not 1 <= len(self.decoder) <= 64:
+            raise ValueError(f"decoder must be 1 to 64 numbers, got {self.decoder!r}")
+        if type(self.shared_encoder) is not bool:
+            raise ValueError(f"shared_encoder must be true or false, got {self.shared_encoder!r}")
+        if self.fusion not in get_args(Fusion):
+            raise ValueError(f"fusion must be 'sum' or 'mean', got {self.fusion!r}")
+        if type(self.scale) not in (int, float) or not 0 < self.scale < math.inf:
+            raise ValueError(f"scale must be positive, got {self.scale!r}")
+
+    @classmethod
+    def preset(cls, name: Preset, **changes: Any) -> Self:
+        """A named configuration.
+
+        Args:
+            name: "paper"; "densefuse", one encoder and the mean of the features, as in its published checkpoints;
+                "light", about a quarter of the paper's; or "tiny", for tests.
+            changes: fields to set differently.
+
+        Raises:
+            ValueError: an unknown name, or a value out of range.
+        """
+        sizes: dict[str, dict[str, Any]] = {
+            "paper": {},
+            "densefuse": {"shared_encoder": True, "fusion": "mean"},
+            "light": {"features": 8, "decoder": (32, 16, 8)},
+            "tiny": {"features": 4, "layers": 2, "decoder": (8, 4)},
+        }
+        if name not in sizes:
+            raise ValueError(f"preset must be one of {', '.join(sizes)}, got {name!r}")
+        return cls(**(sizes[name] | changes))
+
+    @classmethod
+    def _read(cls, values: dict[str, Any], where: str) -> Self:
+        """From the object of a configuration file."""
+        values = dict(values)
+        system = values.pop("system", None)
+        if system != SYSTEM:
+            raise ValueError(f"{where}: system must be {SYSTEM!r}, got {system!r}")
+        if "decoder" in values:
+            if not isinstance(values["decoder"], list):
+                raise ValueError(f"{where}: decoder must be a list, got {values['decoder']!r}")
+            values["decoder"] = tuple(values["decoder"])
+        return _pretrained.build(cls, values, where)
+
+
+class _ConvLayer(nn.Conv2d):
+    """3 x 3 on the reflected image, and ReLU. An image of one pixel a side is its own reflection."""
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__(channels, features, 3)
+        assert self.bias is not None
+        nn.init.kaiming_normal_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = ("reflect" if side > 1 else "replicate" for side in x.shape[-2:])
+        if rows == columns:
+            x = F.pad(x, (1, 1, 1, 1), rows)
+        else:
+            x = F.pad(F.pad(x, (1, 1, 0, 0), columns), (0, 0, 1, 1), rows)
+        return super().forward(x).relu()
+
+
+class _Encoder(nn.Module):
+    """C1 and the dense block, every layer of which sees all that came before."""
+
+    def __init__(self, config: HyperPMBConfig) -> None:
+        super().__init__()
+        self.first = _ConvLayer(config.channels, config.features)
+        self.dense = nn.ModuleList(_ConvLayer(config.features * (i + 1), config.features) for i in range(config.layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for layer in self.dense:
+            x = torch.cat([x, layer(x)], 1)
+        return x
+
+
+class HyperPMB(nn.Module):
+    """The network of Figure 3, a DenseFuse with two encoders: 88,225 parameters, 74,193 with a shared one.
+
+    Its layers pad by reflection and end in a ReLU each, the last one too. The receptive field is 17 x 17.
+
+    The paper leaves the first weights open. Here they are He's normal ones with biases of 0, and those of the last
+    layer are not negative: what comes before is not either, and a result that began at 0 everywhere would stay there,
+    where ReLU has no gradient.
+
+    Args:
+        config: what it is made of.
+    """
+
+    def __init__(self, config: HyperPMBConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = HyperPMBConfig() if config is None else config
+        self.encoders = nn.ModuleList(_Encoder(config) for _ in range(1 if config.shared_encoder else 2))
+        sizes = [config.features * (config.layers + 1), *config.decoder, config.channels]
+        # DenseFuse keeps the number of its features in the first layer of the decoder.
+        self.decoder = nn.Sequential(*(_ConvLayer(a, b) for a, b in itertools.pairwise(sizes)))
+        last = self._last.weight
+        nn.init.trunc_normal_(last, 1 / last[0].numel(), 0.25 / last[0].numel(), 0, math.inf)
+
+    @property
+    def _last(self) -> _ConvLayer:
+        layer = self.decoder[-1]
+        assert isinstance(layer, _ConvLayer)
+        return layer
+
+    @property
+    def radius(self) -> int:
+        """How far a pixel's receptive field reaches, 8 in the paper's."""
+        return 1 + self.config.layers + len(self.decoder)
+
+    @classmethod
+    def from_pretrained(cls, source: _pretrained.Path | None = None) -> Self:
+        """A trained model, in evaluation mode, on the CPU.
+
+        Args:
+            source: a folder with ``config.json`` and ``model.safetensors``, or such a file of weights beside its
+                ``config.json``; None for the weights that come with hdrops.
+
+        Raises:
+            FileNotFoundError: files are missing.
+            ValueError: a pickle, unknown or missing keys, weights of another network, or a damaged file.
+        """
+        return _pretrained.load(cls, HyperPMBConfig._read, _pretrained.shipped(SYSTEM) if source is None else source)
+
+    def save_pretrained(self, folder: _pretrained.Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` for :meth:`from_pretrained`, each file whole or not at all.
+
+        Args:
+            folder: made if it does not exist; what it holds under these names is replaced.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        _pretrained.save(folder, {"system": SYSTEM, **dataclasses.asdict(self.config)}, self)
+
+    def forward(self, dark: Tensor, bright: Tensor) -> Tensor:
+        """Two exposures in one image, for training: differentiable and not clamped.
+
+        Args:
+            dark: the less exposed image (N, channels, H, W), floating point in [0, 1].
+            bright: the more exposed one; same shape.
+
+        Returns:
+            (N, channels, H, W), nominally in [0, 1], never negative.
+
+        Raises:
+            ValueError: images of other channels, or of two shapes.
+        """
+        for image in (dark, bright):
+            if image.dim() != 4 or image.shape[1] != self.config.channels or image.shape != dark.shape:
+                shapes = f"{tuple(dark.shape)} and {tuple(bright.shape)}"
+                raise ValueError(f"images must both be (N, {self.config.channels}, H, W), got shapes {shapes}")
+        return self._fused([dark, bright])
+
+    def _fused(self, frames: Sequence[Tensor]) -> Tensor:
+        """The image of two or more frames, dark to bright."""
+        scale = self.config.scale
+        last = len(frames) - 1
+        sides = []
+        for encoder, side in ((self.encoders[0], frames), (self.encoders[-1], frames[::-1])):
+            # Of the first frame 1, of the last one 0: this is the paper's where there are two.
+            weights = [2 * (last - k) / (last * (last + 1)) for k in range(last)]
+            sides.append(
+                sum(weight * encoder(frame * scale) for weight, frame in zip(weights, side[:last], strict=True))
+            )
+        features = sides[0] + sides[1]
+        if self.config.fusion == "mean":
+            features = features / 2
+        result: Tensor = self.decoder(features)
+        return result / scale
+
+    @torch.no_grad()
+    def fuse(self, bracket: Tensor, *, tile: int | tuple[int, int] | None = None) -> Tensor:
+        """The picture of a bracket, for inference (Figure 9).
+
+        A network of one channel fuses CIELAB's lightness, whose 0 to 100 it sees as 0 to 1; both axes of colour are
+        the means of the frames'. One of three channels fuses RGB.
+
+        The paper fuses two images. Of more, a frame's features are those of both encoders, and weighted means replace
+        the two that are added: the weights of the encoder of dark images fall in equal steps from the darkest frame to
+        0 at the brightest, and those of the other rise.
+
+        Args:
+            bracket: (N, K, C, H, W), K >= 2, C = 3 or 1, dark to bright, of any size: uint8 or uint16 codes, or
+                floating point in [0, 1]; on the device of the model.
+            tile: most pixels a side, or (rows, columns), that are computed at once, which bounds the memory; None for
+                what suits the device. It changes the result by rounding errors of float32 alone.
+
+        Returns:
+            (N, C, H, W), of the bracket's dtype; codes are rounded half to even.
+
+        Raises:
+            TypeError, ValueError: fewer than two frames, frames of other shapes or dtypes, or float values outside
+                [0, 1].
+        """
+        check_image_dtype(bracket, "bracket")
+        if bracket.dim() != 5 or bracket.shape[1] < 2 or bracket.shape[2] not in (1, _COLOURS):
+            raise ValueError(
+                "bracket must be (N, K, C, H, W) of at least two exposures, with 3 channels, or 1 for grey, got shape "
+                f"{tuple(bracket.shape)}"
+            )
+        home = self._last.weight.device
+        if bracket.device != home:
+            raise ValueError(f"bracket is on {bracket.device}, the model on {home}; move one of them")
+        if bracket.is_floating_point() and bracket.numel() and not bool(((bracket >= 0) & (bracket <= 1)).all()):
+            raise ValueError("bracket must lie in [0, 1]; scale it by its maximum, or tone it to display range first")
+        side = (256 if home.type == "cpu" else 1024) if tile is None else tile
+        out = bracket.new_empty(len(bracket), *bracket.shape[2:])
+        return tiled(self._picture, bracket.unbind(1), out, tile=side, halo=self.radius)
+
+    def _picture(self, *frames: Tensor) -> Tensor:
+        """The picture of frames (N, C, H, W), of their dtype."""
+        channels, dtype = frames[0].shape[1], frames[0].dtype
+        colour = [frame.expand(-1, _COLOURS, -1, -1) for frame in frames]
+        if self.config.channels == 1:
+            spaces = [rgb_to_lab(frame) for frame in colour]
+            fused = self._fused([self._ready(space[:, :1] / _LIGHTNESS) for space in spaces])
+            colours = torch.stack([space[:, 1:] for space in spaces]).mean(0)
+            lab = torch.cat([fused.to(colours.dtype) * _LIGHTNESS, colours], 1)
+            picture = lab_to_rgb(lab, dtype=dtype if dtype in CODE_DTYPES else None).to(dtype)
+        else:
+            full = torch.iinfo(dtype).max if dtype in CODE_DTYPES else 1
+            fused = self._fused([self._ready(frame / full) for frame in colour])
+            picture = (fused * full).round().clamp(0, full).to(torch.int32).to(dtype) if full > 1 else fused.to(dtype)
+        if dtype not in CODE_DTYPES:
+            picture = picture.clamp(0, 1)
+        return picture[:, :channels]
+
+    def _ready(self, image: Tensor) -> Tensor:
+        return image.to(self._last.weight.dtype)

@@ -1,0 +1,40 @@
+"""``--align``: the frames of a bracket on one another before they are fused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hdrops_cli.report import working
+
+if TYPE_CHECKING:
+    from hdrops.io import Bracket
+
+BEST_EFFORT = "best-effort"
+
+
+def default_of(method: str) -> str:
+    """The paper of "hyperp-mb" aligns first; the other methods take frames as they are."""
+    return "homography" if method == "hyperp-mb" else "none"
+
+
+def aligned(bracket: Bracket, align: str) -> tuple[Bracket, list[str]]:
+    """The bracket with its frames aligned as ``--align`` says, and warnings of those that could not be."""
+    if align == "none" or len(bracket.paths) == 1:
+        return bracket, []
+    from hdrops.align import AlignmentError, align_bracket
+    from hdrops.io import InputError
+
+    best_effort = align == BEST_EFFORT
+    try:
+        with working("aligning"):
+            found = align_bracket(bracket.images, "homography" if best_effort else align, best_effort=best_effort)
+    except AlignmentError as error:
+        frames = "; ".join(f"{bracket.paths[k]}: {reason}" for k, reason in error.failed.items())
+        raise InputError(
+            f"cannot align {frames}; take --align {BEST_EFFORT} to fuse such frames as they are, or --align none"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"cannot align: {error}; --align none leaves frames as they are") from error
+    told = [f"{bracket.paths[k]} is fused as it is, for it cannot be aligned: {why}" for k, why in found.failed.items()]
+    return replace(bracket, images=found.images), told
