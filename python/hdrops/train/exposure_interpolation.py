@@ -30,9 +30,11 @@ from hdrops.train.scenes import (
     camera_of,
     datasets,
     eight_bits,
+    means,
     panorama_of,
     picture_of,
     picture_row,
+    spread,
 )
 from hdrops.train.system import Batch, Data, System, Terms, Validation
 
@@ -218,26 +220,25 @@ def validate(
     picture: bool,
 ) -> Validation:
     """PSNR in dB and SSIM, means over whole frames in 8 bits, of the prediction and of x3 alone."""
-    total = len(held_out)  # type: ignore[arg-type]
-    count = min(total, config.data.validation_samples)
     size = config.data.validation_size
-    sums: dict[str, float] = {}
+    found: list[dict[str, float]] = []
     rows: list[Tensor] = []
-    for number in range(count):
-        sample = held_out[number * total // count]
+    for sample in spread(held_out, config.data.validation_samples):
         images = {name: _middle(sample[name], size)[None].to(device) for name in ("dark", "bright", "target")}
         tables = sample["imf_dark"][None].to(device), sample["imf_bright"][None].to(device)
         pair = images["dark"], images["bright"]
         x3 = imf_fuse(*pair, *tables, low=network.config.low, high=network.config.high)
         results = {"": eight_bits(network(*pair, *tables)), "_x3": eight_bits(x3)}
-        for suffix, result in results.items():
-            for name, metric in (("psnr", psnr), ("ssim", ssim)):
-                key = name + suffix
-                sums[key] = sums.get(key, 0.0) + float(metric(result, images["target"]))
+        found.append(
+            {
+                name + suffix: float(metric(result, images["target"]))
+                for suffix, result in results.items()
+                for name, metric in (("psnr", psnr), ("ssim", ssim))
+            }
+        )
         if picture and len(rows) < _ROWS:
             rows.append(picture_row([results["_x3"][0], results[""][0], images["target"][0]]))
-    metrics = {name: value / count for name, value in sums.items()}
-    return Validation(metrics, picture_of(rows))
+    return Validation(means(found), picture_of(rows))
 
 
 def _middle(image: Tensor, size: int) -> Tensor:

@@ -29,9 +29,11 @@ from hdrops.train.scenes import (
     camera_of,
     datasets,
     eight_bits,
+    means,
     panorama_of,
     picture_of,
     picture_row,
+    spread,
 )
 from hdrops.train.system import Batch, Data, System, Terms, Validation
 
@@ -178,22 +180,20 @@ def validate(
     network: HyperPMB, held_out: Dataset[Any], config: HyperPMBTrainConfig, device: torch.device, picture: bool
 ) -> Validation:
     """MEF-SSIM of the grey picture given both sources, and its MS-SSIM to the correctly exposed image, in 8 bits."""
-    total = len(held_out)  # type: ignore[arg-type]
-    count = min(total, config.data.validation_samples)
-    sums = {"loss": 0.0, "mef_ssim": 0.0, "ms_ssim_target": 0.0}
     loss = loss_of(config.loss)
+    found: list[dict[str, float]] = []
     rows: list[Tensor] = []
-    for number in range(count):
-        sample = held_out[number * total // count]
+    for sample in spread(held_out, config.data.validation_samples):
         dark, target, bright = (luma(sample[name])[None].to(device) for name in ("dark", "target", "bright"))
         fused = network(dark, bright)
-        sums["loss"] += float(loss(fused, dark, target, bright))
+        values = {"loss": float(loss(fused, dark, target, bright))}
         fused = eight_bits(fused)
-        sums["mef_ssim"] += float(mef_ssim(fused, torch.stack([dark, bright], 1)))
-        sums["ms_ssim_target"] += float(ms_ssim(fused, target, weights=loss.weights))
+        values["mef_ssim"] = float(mef_ssim(fused, torch.stack([dark, bright], 1)))
+        values["ms_ssim_target"] = float(ms_ssim(fused, target, weights=loss.weights))
+        found.append(values)
         if picture and len(rows) < _ROWS:
             rows.append(picture_row([image[0].expand(3, -1, -1) for image in (dark, target, bright, fused)]))
-    return Validation({name: value / count for name, value in sums.items()}, picture_of(rows))
+    return Validation(means(found), picture_of(rows))
 
 
 def _export(network: nn.Module, folder: pathlib.Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from hdrops.data import RESPONSE_FAMILIES, Camera, draw_camera, draw_response, find_scenes, read_emor, split_scenes
 from hdrops.data.scenes import LINEAR_ENDINGS, images_below
@@ -183,6 +184,18 @@ def datasets(
     names = held_out.scenes if held_out is not None else []
     facts = {"kind": kind, "training": training.scenes, "validation": names}
     return training, held_out, facts
+
+
+def spread(held_out: Dataset[Any], most: int) -> Iterator[Mapping[str, Tensor]]:
+    """At most so many samples, evenly taken from all of them."""
+    total = len(held_out)  # type: ignore[arg-type]
+    count = min(total, most)
+    return (held_out[number * total // count] for number in range(count))
+
+
+def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of the values of each name."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
 def eight_bits(image: Tensor) -> Tensor:
