@@ -8,6 +8,7 @@ pytest.importorskip("OpenImageIO", reason="reading images needs OpenImageIO")
 
 from hdrops.data import render_scene
 from hdrops.io import InputError, write_image
+from hdrops.losses import HyperPMBLoss
 from hdrops.models import HyperPMB
 from hdrops.train import load_config, train
 from hdrops.train.hyperp_mb import SYSTEM
@@ -82,6 +83,8 @@ def test_terms_of_the_losses(panoramas, settings, terms):
         luma = (images * torch.tensor([0.298936, 0.587043, 0.114021]).view(3, 1, 1)).sum(1, keepdim=True)
         error = (network(luma, luma) - luma).square().mean() * 255**2
         assert found["correct"] > error
+        alone = HyperPMBLoss(scales=2)(network(luma, luma), luma, luma, luma)
+        assert found["correct"].item() == pytest.approx(alone.item(), rel=1e-4)
 
 
 def test_samples_too_small_for_the_scales(panoramas):
