@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable
 
 import cv2
+import evaluation
 import numpy as np
 import torch
 from torch import Tensor
@@ -63,10 +64,7 @@ def keep(report: pathlib.Path, folder: pathlib.Path) -> None:
     rows = {}
     for path in (file, report):
         if path.exists():
-            with path.open(newline="") as stream:
-                rows |= {(row["method"], row["scene"]): row for row in csv.DictReader(stream)}
-    for row in rows.values():
-        row.pop("picture", None)
+            rows |= evaluation.values(path)
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     order = {name: place for place, name in enumerate((*METHODS, *PEERS))}
     with file.open("w", newline="") as stream:
@@ -84,7 +82,7 @@ def keep(report: pathlib.Path, folder: pathlib.Path) -> None:
     (folder / "fusion_quality.md").write_text("\n".join(lines) + "\n")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
@@ -95,11 +93,7 @@ def main() -> int:
     methods = arguments.methods or [*METHODS, *PEERS]
     sources, pictures = arguments.out / "sources", arguments.out / "results"
     jobs = []
-    for bracket in json.loads((arguments.data / "brackets.json").read_text()):
-        if bracket["kind"] != "static":
-            continue
-        files = [arguments.data / bracket["dir"] / name for name in bracket["files"]]
-        scene = bracket["dir"].removeprefix("brackets/")
+    for scene, files in evaluation.brackets(arguments.data, {"static"}).items():
         try:
             frames = read_bracket(files).images
         except InputError as error:
@@ -108,11 +102,7 @@ def main() -> int:
         if frames.dtype != torch.uint8:
             print(f"left out: {scene}: {frames.dtype}", file=sys.stderr)
             continue
-        (sources / scene).mkdir(parents=True, exist_ok=True)
-        for file in files:
-            link = sources / scene / file.name
-            link.unlink(missing_ok=True)
-            link.symlink_to(file.resolve())
+        evaluation.link(files, sources / scene)
         for name in methods:
             out = pictures / name / f"{scene}.png"
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -121,14 +111,8 @@ def main() -> int:
             else:
                 jobs.append(([str(file) for file in files], str(out), *METHODS[name]))
     subprocess.run([sys.executable, "-c", FUSE], input=json.dumps(jobs), text=True, check=True, stdout=sys.stderr)
-    report = arguments.out / "report.html"
-    evaluate = [sys.executable, "-m", "hdrops_cli.main", "evaluate", *(str(pictures / name) for name in methods)]
-    evaluate += ["--sources", str(sources), "-o", str(report)]
-    code = subprocess.run(evaluate, check=False).returncode
-    if code == 0:
-        keep(report.with_suffix(".csv"), RESULTS)
-    return code
+    keep(evaluation.evaluated(pictures, methods, sources, arguments.out / "report.html"), RESULTS)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,7 +15,6 @@ Networks can be trained at the same time before, by ``--only NAME --threads 1`` 
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import json
 import pathlib
@@ -31,11 +30,11 @@ import hdrops
 from hdrops.data import BracketTriplets, find_scenes, split_scenes
 from hdrops.metrics import psnr
 from hdrops.models import ExposureInterpolator, interpolate_exposure
-from hdrops.train import load_config, train
 from hdrops.train.exposure_interpolation import SYSTEM
 
 BENCH = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(BENCH))
+import runs  # noqa: E402
 from machine import machine  # noqa: E402
 
 RATIO = 16.0
@@ -65,6 +64,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 LONGER = {"lrl-three-inputs-long": 3}  # times as many updates
 TITLES = {
+    "two-frames": "nothing between",  # the two frames are fused alone
     "average": "plain average",
     "imf-histogram": "IMF by histogram (x3)",
     "imf-gamma": "IMF by gamma 1/2.2",
@@ -83,7 +83,6 @@ TITLES = {
     "direct-two-inputs": "network from dark and bright to y directly, l1 and colour loss",
     "shipped": "LRL, shipped weights (of other cameras)",
 }
-NOTHING = "nothing between"  # the two frames are fused alone
 Sample = Mapping[str, Tensor]
 Method = Callable[[Sample], Tensor]
 
@@ -161,7 +160,7 @@ def network(model: ExposureInterpolator) -> Method:
     return apply
 
 
-def trained(
+def learnt(
     name: str, folders: Sequence[str], held_out: Sequence[str], out: pathlib.Path, budget: argparse.Namespace
 ) -> Method:
     shared = {
@@ -184,20 +183,8 @@ def trained(
         },
         "run": {"workers": 0, "threads": budget.threads, "tensorboard": False},
     }
-    config = load_config(SYSTEM.config, SYSTEM.presets, values=merged(shared, RUNS[name]))
-    outcome = train(SYSTEM, config, out / name, progress=lambda p: report(name, p) if p.logged else None)
-    if outcome.model is None:
-        sys.exit(f"{name} was interrupted at step {outcome.step}; the same command goes on")
-    return network(ExposureInterpolator.from_pretrained(outcome.model))
-
-
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    both = {key: merged(base[key], changes[key]) for key in base.keys() & changes.keys() if isinstance(base[key], dict)}
-    return {**base, **changes, **both}
-
-
-def report(name: str, p: Any) -> None:
-    print(f"{name}: step {p.step}/{p.steps}, loss {p.loss:.5f}, {p.images_per_second:.0f} images/s", flush=True)
+    model = runs.trained(SYSTEM, name, runs.merged(shared, RUNS[name]), out)
+    return network(ExposureInterpolator.from_pretrained(model))
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------
@@ -225,33 +212,6 @@ def fusion(method: Method | None, sample: Sample) -> float:
     return float(hdrops.mef_ssim(picture[None], true[None]))
 
 
-def mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
-
-
-def per_scene(values: Sequence[float], scenes: Sequence[str]) -> dict[str, float]:
-    return {
-        scene: mean(v for v, s in zip(values, scenes, strict=True) if s == scene) for scene in dict.fromkeys(scenes)
-    }
-
-
-def write_table(path: pathlib.Path, rows: Mapping[str, Mapping[str, float]]) -> None:
-    columns = list(next(iter(rows.values())))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["method", "what it is", *columns])
-        for name, row in rows.items():
-            writer.writerow([name, TITLES.get(name, NOTHING), *(f"{row[column]:.4f}" for column in columns)])
-
-
-def validations(run: pathlib.Path) -> dict[str, list[float]]:
-    """The columns of a run's log."""
-    with (run / "validation.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return {key: [float(row[key]) for row in rows] for key in rows[0]}
-
-
 def updates_to(level: float, log: Mapping[str, list[float]]) -> float:
     """The first validation from which on the PSNR stays at or above a level; NaN if the last one is below."""
     first = float("nan")
@@ -266,7 +226,7 @@ def convergence(out: pathlib.Path, levels: Mapping[str, float]) -> dict[str, dic
     """For each network its PSNR at the end, and the updates after which it stays above that of other methods."""
     table = {}
     for name in RUNS:
-        log = validations(out / name)
+        log = runs.log_of(out / name, "validation")
         table[name] = {"psnr": log["psnr"][-1], "within 0.25 dB of it": updates_to(log["psnr"][-1] - 0.25, log)}
         table[name] |= {f"above {method}": updates_to(level, log) for method, level in levels.items()}
     return table
@@ -280,7 +240,7 @@ def curves(
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 5), layout="constrained")
     for name in names:
-        log = validations(out / name)
+        log = runs.log_of(out / name, "validation")
         for axis, metric in zip(axes, ("psnr", "ssim"), strict=True):
             axis.plot(log["step"], log[metric], label=TITLES[name])
     for (name, level), style in zip(levels.items(), (":", "-.", "--", (0, (8, 3))), strict=True):
@@ -317,10 +277,10 @@ def main() -> None:
     training, held_out = split_scenes(scenes, 0.2, subject=subject)
     names = [scene.name for scene in held_out]
     whole = functools.partial(BracketTriplets, ev_step=1.0, patch=None, augment=False)
-    learnt = functools.partial(trained, folders=[str(s) for s in scenes], held_out=names, out=budget.out, budget=budget)
+    trained = functools.partial(learnt, folders=[str(s) for s in scenes], held_out=names, out=budget.out, budget=budget)
     if budget.only is not None:
         for name in budget.only:
-            learnt(name)
+            trained(name)
         return
     methods: dict[str, Method] = {
         "average": average,
@@ -333,7 +293,7 @@ def main() -> None:
         methods[name] = fitted((dataset[i] for i in range(len(dataset))), key, sides)
         methods[f"{name}-limit"] = limit(key, sides)
     for name in RUNS:
-        methods[name] = learnt(name)
+        methods[name] = trained(name)
     shipped = ExposureInterpolator.from_pretrained()
     methods["shipped"] = lambda sample: shipped.interpolate(*images(sample))[0, 0].float() / (LEVELS - 1)
 
@@ -344,24 +304,24 @@ def main() -> None:
     table: dict[str, dict[str, float]] = {}
     for name, method in methods.items():
         rows = quality(method, samples)
-        table[name] = {metric: mean(row[metric] for row in rows) for metric in ("psnr", "ssim")}
-        table[name]["psnr of training scenes"] = mean(row["psnr"] for row in quality(method, known))
+        table[name] = {metric: runs.mean(row[metric] for row in rows) for metric in ("psnr", "ssim")}
+        table[name]["psnr of training scenes"] = runs.mean(row["psnr"] for row in quality(method, known))
         for metric in ("psnr", "ssim"):
-            by_scene = per_scene([row[metric] for row in rows], where)
+            by_scene = runs.per_scene([row[metric] for row in rows], where)
             table[name] |= {f"{metric} {scene}": value for scene, value in by_scene.items()}
         print(f"{TITLES[name]:45} {table[name]['psnr']:6.2f} dB  {table[name]['ssim']:.4f}", flush=True)
     budget.results.mkdir(parents=True, exist_ok=True)
-    write_table(budget.results / "quality.csv", table)
+    runs.write_table(budget.results / "quality.csv", table, TITLES)
 
     fused: dict[str, dict[str, float]] = {}
     for name in FUSED:
         values = [fusion(methods.get(name), sample) for sample in samples]
-        fused[name] = {"mef_ssim": mean(values)} | per_scene(values, where)
-        print(f"fused with {TITLES.get(name, NOTHING):45} {mean(values):.4f}", flush=True)
-    write_table(budget.results / "fusion.csv", fused)
+        fused[name] = {"mef_ssim": runs.mean(values)} | runs.per_scene(values, where)
+        print(f"fused with {TITLES[name]:45} {runs.mean(values):.4f}", flush=True)
+    runs.write_table(budget.results / "fusion.csv", fused, TITLES)
 
     levels = {name: table[name]["psnr"] for name in ("imf-histogram", "imf-response", "curve", "joint")}
-    write_table(budget.results / "convergence.csv", convergence(budget.out, levels))
+    runs.write_table(budget.results / "convergence.csv", convergence(budget.out, levels), TITLES)
     curves(
         budget.out,
         ("lrl", "direct", "lrl-three-inputs"),

@@ -150,8 +150,9 @@ def test_untrained_model_learns() -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_overfits_a_bracket() -> None:
+def test_overfits_a_bracket(threads: Callable[[int], None]) -> None:
     """The tiny preset on one patch: far closer than x3, in seconds."""
+    threads(1)
     dark, bright = pair(60, 90, dtype=torch.uint8)
     # A camera that the maps cannot describe: colours mix.
     mix = torch.tensor([[0.8, 0.2, 0.0], [0.1, 0.7, 0.2], [0.0, 0.3, 0.7]])
@@ -172,7 +173,8 @@ def test_overfits_a_bracket() -> None:
     assert time.monotonic() - started < 60
 
 
-def test_overfits_a_real_bracket() -> None:
+def test_overfits_a_real_bracket(threads: Callable[[int], None]) -> None:
+    threads(1)
     from hdrops.io import read_image
 
     entries = photographs.real_brackets()

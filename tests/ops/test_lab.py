@@ -72,6 +72,21 @@ def test_matrices_are_exact() -> None:
     np.testing.assert_allclose(np.array(forward, float), MATRIX, rtol=1e-14)
 
 
+@pytest.mark.parametrize("function", [to, back])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_large_images_are_made_of_the_same_pixels(function: Any, offset: int, device: str) -> None:
+    """Their results bypass the caches on a CPU, wherever in a line of these they begin."""
+    height, width = 1823, 1601  # 35 MB of float32
+    image = cube(torch.linspace(0, 1, 144))[:, :, :-1].flatten(2)[..., : height * width].view(1, 3, height, width)
+    image = (image if function is to else to(image)).to(device)
+    memory = torch.full((image.numel() + 2,), torch.nan, device=device)
+    out = memory[offset : offset + image.numel()].view_as(image)
+    function(image, out=out)
+    rows = [function(image[..., row : row + 91, :]) for row in range(0, height, 91)]
+    assert torch.equal(out, torch.cat(rows, 2))
+    assert int(memory.isnan().sum()) == 2
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_fixed_points(dtype: torch.dtype, backend: str, device: str) -> None:
     """Black and white, and grey, which is neutral to the bit in both directions.

@@ -216,7 +216,7 @@ def load(kind: Callable[[Config], Model], read: Callable[[dict[str, Any], str], 
 def load_weights(model: nn.Module, path: pathlib.Path) -> None:
     """Give a model on the meta device its weights, whose names and shapes they must have, all of them and no others.
 
-    They lie on the CPU then, in the dtypes of the model.
+    They lie on the CPU then, in the dtypes and memory formats of the model.
 
     Raises:
         ValueError: the file is damaged or belongs to another network.
@@ -235,5 +235,5 @@ def load_weights(model: nn.Module, path: pathlib.Path) -> None:
         if not bool(state[name].isfinite().all()):
             raise ValueError(f"{path}: {name} is not finite; the file is damaged")
     # The file is only mapped into memory, where a change of it would be one of the weights, or a crash.
-    copies = {name: state[name].to(tensor.dtype, copy=True) for name, tensor in own.items()}
+    copies = {name: torch.empty_like(tensor, device="cpu").copy_(state[name]) for name, tensor in own.items()}
     model.load_state_dict(copies, assign=True)

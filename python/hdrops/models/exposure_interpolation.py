@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hdrops.models import _pretrained
+from hdrops.nn.initial import near_pixelwise_
 from hdrops.nn.tiling import tiled
 from hdrops.ops._arguments import CODE_DTYPES, can_wait, check_fraction, check_image_dtype, keep_format
 from hdrops.ops._response import Maps, MapsAt, check_maps, pair_imfs
@@ -30,7 +31,6 @@ COLOURS = 3
 MOST_STEPS = 1000
 _BRIGHTER = 1.1  # ratio of mean codes from which images are in the wrong order: 0.3 stops of the response z^(1/2.2)
 _SAMPLED = 1 << 18  # pixels at most, about, that means are taken of
-_SPREAD = 1 / 30  # of the taps around the middle one at the beginning, of its deviation
 
 # ---- the conventional half -------------------------------------------------------------------------------------------
 
@@ -238,20 +238,6 @@ class LRLConfig:
         return cls(**(sizes[name] | changes))
 
 
-def _begin(layer: nn.Conv2d, *, linear: bool) -> None:
-    """The first weights of a layer, ``linear`` if no ReLU follows."""
-    assert layer.bias is not None
-    deviation = math.sqrt((1 if linear else 2) / layer.weight.shape[1])
-    middle = tuple(side // 2 for side in layer.kernel_size)
-    with torch.no_grad():
-        layer.bias.zero_()
-        layer.weight.normal_(0, deviation * (_SPREAD if max(middle) else 1))
-        if layer.groups > 1:
-            layer.weight[..., middle[0], middle[1]] = 1
-        elif max(middle):
-            layer.weight[..., middle[0], middle[1]].normal_(0, deviation)
-
-
 class _Bottleneck(nn.Module):
     """1 x 1 and ReLU, 3 x 3 of each channel and ReLU, 1 x 1 without activation; around them an R block's shortcut."""
 
@@ -309,7 +295,7 @@ class LRL(nn.Module):
         self.tail = nn.Conv2d(config.features, config.out_channels, 3, padding=1)
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Conv2d):
-                _begin(layer, linear=name == "tail" or name.endswith("project"))
+                near_pixelwise_(layer, linear=name == "tail" or name.endswith("project"))
 
     @property
     def radius(self) -> int:
