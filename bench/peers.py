@@ -1120,3 +1120,70 @@ def skimage_ssim(x: Tensor, y: Tensor) -> Peer:
         return (torch.tensor(float(value)),)
 
     return Peer("scikit-image", [Candidate("", call, memory=80 * x.numel())], threads=1)
+
+
+# ---- training of HyperP_MB -----------------------------------------------------------------------
+
+
+def composed_fusion_loss(size: int, device: str, batched: bool) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Masks, weights and loss of HyperP_MB on grey images (N, 1, size, size) in [0, 1], of PyTorch and pytorch-msssim;
+    ``batched``: the three pairs in one call."""
+    from pytorch_msssim import ms_ssim
+
+    blur = _separable(10.0, device)
+
+    def mask(image: Tensor) -> Tensor:
+        blurred = blur(image)
+        low, high = blurred.amin((1, 2, 3), keepdim=True), blurred.amax((1, 2, 3), keepdim=True)
+        return (blurred - low) / (high - low)
+
+    def gamma(image: Tensor) -> Tensor:
+        deviation, mean = torch.std_mean(image, (1, 2, 3), correction=0)
+        deviation = deviation.clamp(min=1 / 255)
+        return torch.where(4 * deviation <= 1 / 3, -deviation.log2(), ((1 - (mean + deviation)) / 2).exp())
+
+    def loss(fused: Tensor, under: Tensor, correct: Tensor, over: Tensor) -> Tensor:
+        dark, bright = mask(under), 1 - mask(over)
+        middle = gamma(correct)
+        distances = torch.stack([(gamma(under) - middle).abs(), (gamma(over) - middle).abs()])
+        shares = 2 * distances / distances.sum(0)
+        weights = [torch.ones_like(middle), *shares]
+        pairs = [(fused, correct), (dark * fused, dark * under), (bright * fused, bright * over)]
+        if batched:
+            pairs = [tuple(torch.cat(images) for images in zip(*pairs, strict=True))]
+            weights = [torch.cat(weights)]
+        total = fused.new_zeros(())
+        for (x, y), weight in zip(pairs, weights, strict=True):
+            error = (255 * (x - y)).square().mean((1, 2, 3))
+            similarity = ms_ssim(255 * x, 255 * y, data_range=255, size_average=False)
+            total = total + (weight * (error + 1000 * (1 - similarity))).sum()
+        return total / len(fused)
+
+    return loss
+
+
+class PlainFusion(torch.nn.Module):
+    """The network of HyperP_MB from PyTorch's own layers, with the weights of another one."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        layers = {name.removesuffix(".weight"): w for name, w in weights.items() if name.endswith(".weight")}
+        for name, weight in layers.items():
+            layer = torch.nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, padding_mode="reflect")
+            layer.weight.data.copy_(weight)
+            layer.bias.data.copy_(weights[f"{name}.bias"])
+            self.add_module(name.replace(".", "_"), layer)
+        self.names = [name.replace(".", "_") for name in layers]
+
+    def forward(self, dark: Tensor, bright: Tensor) -> Tensor:
+        layers = [self.get_submodule(name) for name in self.names]
+        features = []
+        for encoder, image in ((layers[:4], dark), (layers[4:8], bright)):
+            x = encoder[0](255 * image).relu()
+            for layer in encoder[1:]:
+                x = torch.cat([x, layer(x).relu()], 1)
+            features.append(x)
+        x = features[0] + features[1]
+        for layer in layers[8:]:
+            x = layer(x).relu()
+        return x / 255
