@@ -303,6 +303,7 @@ def results_page(documents: list[dict[str, Any]], folder: pathlib.Path) -> str:
         lines += full_table(document["rows"])
     lines += data_section(folder)
     lines += interpolation_section(folder / "exposure_interpolation")
+    lines += ["", *fusion_section(folder / "hyperp_mb")]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -355,6 +356,67 @@ def interpolation_section(folder: pathlib.Path) -> list[str]:
     plots = [f"![{name}](results/{folder.name}/{name}.png)" for name in ("convergence", "losses")]
     header = ["method", "PSNR in dB", *others.values()]
     return ["## Exposure interpolation", "", intro, "", *table(header, body), *plots]
+
+
+FUSION_METRICS = {
+    "ag": "AG",
+    "ei": "EI",
+    "fmi": "FMI",
+    "lpc_si": "LPC-SI",
+    "s3": "S3",
+    "sf": "SF",
+    "piqe": "PIQE ↓",
+    "ms_ssim_sources": "MS-SSIM",
+    "qabf": "Qabf",
+    "viff": "VIFF",
+    "mef_ssim": "MEF-SSIM",
+}
+
+
+def fusion_section(folder: pathlib.Path) -> list[str]:
+    """Networks of fusion, by ``reproduce/hyperp_mb.py``."""
+    if not (folder / "run.json").exists():
+        return []
+    run = json.loads((folder / "run.json").read_text())
+
+    def means(name: str) -> list[str]:
+        with (folder / name).open() as file:
+            body = [
+                [row["what it is"], *(number(float(row[metric])) for metric in FUSION_METRICS)]
+                for row in csv.DictReader(file)
+            ]
+        return table(["method", *FUSION_METRICS.values()], body)
+
+    changes: dict[str, list[str]] = {metric: [label] for metric, label in FUSION_METRICS.items()}
+    with (folder / "changes.csv").open() as file:
+        for row in csv.DictReader(file):
+            changes[row["metric"]].append(f"{row['mean change']} ({row['pairs where it rises']} of {row['pairs']})")
+    shares = "".join(f"; {name} {share:.2f} times as many" for name, share in run["share of the steps"].items())
+    intro = (
+        f"{len(run['pairs'])} under- and overexposed pairs of photographs that were not learnt from. Networks of "
+        f"triplets of the Fairchild survey, {run['steps']} updates at 256 x 256, one triplet each{shares}."
+    )
+    steps = "What MaskBuilder adds, and ParamTuner to it: the mean change, and in how many pairs the value rises."
+    more = (
+        "Brackets of more frames, with the shipped weights: static brackets of 3 frames "
+        f"({run['brackets of three']}), and of mostly 9 ({run['brackets of nine']}). Metrics are given all frames."
+    )
+    return [
+        "## Learned fusion",
+        "",
+        intro,
+        "",
+        *means("quality.csv"),
+        steps,
+        "",
+        *table(["metric", "MaskBuilder", "ParamTuner"], [*changes.values()]),
+        f"![losses by sigma](results/{folder.name}/losses.png)",
+        "",
+        more,
+        "",
+        *means("three_frames.csv"),
+        *means("nine_frames.csv"),
+    ]
 
 
 def readme_table(documents: list[dict[str, Any]]) -> str:

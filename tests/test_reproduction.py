@@ -12,17 +12,27 @@ import torch
 
 from hdrops.data import sample_bracket
 from hdrops.io import write_image
+from hdrops.models import HyperPMB, HyperPMBConfig
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "bench" / "reproduce"
 
 
-@pytest.fixture
-def script(monkeypatch):
+def loaded(name, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
-    spec = importlib.util.spec_from_file_location("reproduction", SCRIPTS / "exposure_interpolation.py")
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def script(monkeypatch):
+    return loaded("exposure_interpolation", monkeypatch)
+
+
+@pytest.fixture
+def fusion(monkeypatch):
+    return loaded("hyperp_mb", monkeypatch)
 
 
 def test_photographs_of_a_place_have_one_subject(script):
@@ -72,3 +82,65 @@ def test_the_whole_reproduction_runs(script, tmp_path, monkeypatch):
         assert float(table[f"{name}-limit"]["psnr"]) > float(table[name]["psnr"])
     for name in ("fusion.csv", "convergence.csv", "convergence.png", "losses.png"):
         assert (tmp_path / "results" / name).stat().st_size > 0
+
+
+# ---- fusion ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def brackets(tmp_path):
+    """A data folder: four scenes of five exposures, two of three, and two pairs."""
+    listed = []
+    scenes = {"fairchild/a": 5, "fairchild/b": 5, "fairchild/c": 5, "fairchild/balanced_rock": 5}
+    scenes |= {"iccv17/one": 3, "iccv17/two": 3, "pairs/one": 2, "pairs/two": 2}
+    for seed, (name, count) in enumerate(scenes.items()):
+        folder = tmp_path / "brackets" / name
+        folder.mkdir(parents=True)
+        for k, frame in enumerate(sample_bracket(192, 200, exposures=count, step=4 / (count - 1), seed=seed)[0]):
+            write_image(folder / f"{k}.png", frame)
+        kind = "pair" if count == 2 else "static"
+        files = [f"{k}.png" for k in range(count)]
+        listed.append({"dir": f"brackets/{name}", "kind": kind, "files": files})
+    (tmp_path / "brackets.json").write_text(json.dumps(listed))
+    return tmp_path
+
+
+def test_a_picture_of_pairs_is_that_of_both_where_there_are_two(fusion):
+    torch.manual_seed(0)
+    model = HyperPMB(HyperPMBConfig.preset("tiny")).eval()
+    bracket = sample_bracket(24, 32, exposures=3, step=2.0)[0][None]
+    assert torch.equal(fusion.by_pairs(model)(bracket[:, :2]), model.fuse(bracket[:, :2]))
+    twice = torch.stack([model.fuse(bracket[:, :2]), bracket[:, 2]], 1)
+    assert torch.equal(fusion.by_pairs(model)(bracket), model.fuse(twice))
+
+
+def test_changes_are_of_pairs(fusion, tmp_path):
+    names = {name for step in fusion.STEPS_OF_TABLE_2 for name in step}
+    table = {name: {scene: dict.fromkeys(fusion.METRICS, 1.0) for scene in "abc"} for name in names}
+    table["masks"]["a"]["ag"], table["masks"]["b"]["ag"] = 4.0, 0.0
+    fusion.write_changes(tmp_path / "changes.csv", table)
+    with (tmp_path / "changes.csv").open() as file:
+        rows = {(row["to"], row["metric"]): row for row in csv.DictReader(file)}
+    raised, unchanged = rows["masks", "ag"], rows["hyperp-mb", "piqe"]
+    assert (raised["mean change"], raised["pairs where it rises"], raised["pairs"]) == ("+0.6667", "1", "3")
+    assert (unchanged["mean change"], unchanged["pairs where it rises"]) == ("+0.0000", "0")
+    assert rows["hyperp-mb", "ag"]["pairs where it rises"] == "1"
+
+
+def test_the_whole_reproduction_of_fusion_runs(fusion, brackets, monkeypatch):
+    pytest.importorskip("matplotlib")
+    arguments = ["--steps", "2", "--network", "tiny", "--threads", "1", "--validated", "c"]
+    arguments += ["--results", str(brackets / "results")]
+    monkeypatch.setattr(sys, "argv", ["script", str(brackets), str(brackets / "out"), *arguments])
+    fusion.main()
+    trained = json.loads((brackets / "out" / "hyperp-mb" / "data.json").read_text())
+    assert trained["training"] == ["a", "b"]
+    with (brackets / "results" / "quality.csv").open() as file:
+        table = {row["method"]: row for row in csv.DictReader(file)}
+    assert set(table) == set(fusion.TITLES)
+    assert float(table["mertens"]["mef_ssim"]) > float(table["average"]["mef_ssim"])
+    facts = json.loads((brackets / "results" / "run.json").read_text())
+    assert sorted(facts["pairs"]) == ["iccv17/one", "iccv17/two", "pairs/one", "pairs/two"]
+    assert (facts["brackets of three"], facts["brackets of nine"]) == (2, 4)
+    for name in ("changes.csv", "losses.png", "three_frames.csv", "nine_frames.csv"):
+        assert (brackets / "results" / name).stat().st_size > 0

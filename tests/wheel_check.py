@@ -96,6 +96,7 @@ def smoke() -> None:
             ["sample", f"{folder}/bracket", "--size", "240x160", "--exposures", "3"],
             ["fuse", f"{folder}/bracket", "-o", str(picture)],
             ["fuse", f"{folder}/bracket", "-o", str(picture), "--method", "interpolate"],
+            ["fuse", f"{folder}/bracket", "-o", str(picture), "--method", "hyperp-mb", "--align", "none"],
         ):
             subprocess.run([str(pathlib.Path(sys.executable).with_name("hdrops")), *arguments], check=True)
         assert picture.stat().st_size > 1000

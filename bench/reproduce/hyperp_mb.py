@@ -166,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path, help="folder with brackets.json")
     parser.add_argument("out", type=pathlib.Path, help="folder of the runs and of the pictures")
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--network", default="paper", choices=("paper", "light", "tiny"))
     parser.add_argument("--threads", type=int, default=0)

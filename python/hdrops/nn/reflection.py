@@ -71,7 +71,7 @@ class _ReflectedReLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (out,), (grad,) = ctx.saved_tensors, grads
         inner = _inner(out)
-        x_grad = torch.ops.aten.threshold_backward(_inner(grad), inner, 0)
+        x_grad: Tensor = torch.ops.aten.threshold_backward(_inner(grad), inner, 0)
         # What the outer rows and columns are copies of gets their gradients too.
         rows, columns = (_sources(side) for side in x_grad.shape[-2:])
         for outer, source in rows:
