@@ -66,7 +66,15 @@ def test_no_room_has_a_stranger(room: str) -> None:
     """A file in a room that belongs to no operator."""
     folder, name = room.rsplit("/", 1)
     prefix, suffix = name.split("{}")
-    own = {"test_contract", "test_cpu_levels", "test_large", "test_response", "bench_data", "bench_lrl"}
+    own = {
+        "test_contract",
+        "test_cpu_levels",
+        "test_large",
+        "test_response",
+        "bench_data",
+        "bench_lrl",
+        "bench_hyperp_mb",
+    }
     found = {path.stem for path in (ROOT / folder).glob(f"{prefix}[a-z]*{suffix}")} - own
     assert {stem.removeprefix(prefix) for stem in found} <= set(OPERATORS)
 

@@ -114,6 +114,8 @@ class _ConvLayer(nn.Conv2d):
     def __init__(self, channels: int, features: int) -> None:
         super().__init__(channels, features, 3)
         near_pixelwise_(self)
+        with torch.no_grad():  # see HyperPMB
+            self.weight[::2, :, 1, 1] = self.weight[::2, :, 1, 1].abs() / math.sqrt(channels)
         # And so are the features then, which is the fastest on CPUs and on GPUs.
         self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
@@ -141,9 +143,9 @@ class HyperPMB(nn.Module):
 
     The paper leaves the first weights open. Here the network begins near one of single pixels, since most of what is to
     be learnt is which exposure to take: middle taps are drawn from He's normal distribution over the channels, the
-    others have a thirtieth of that deviation, biases are 0. The taps of the last layer are not negative, with a mean
-    that gives the mean of its features: what comes before is not negative either, and a result that began at 0
-    everywhere would stay there, where ReLU has no gradient.
+    others have a thirtieth of that deviation, biases are 0. Where a result is 0 ReLU has no gradient, so that a network
+    may die, at the beginning or in the first updates. Against it, every second unit has middle taps that are not
+    negative, and so has the last layer, scaled such that a ramp keeps its mean.
 
     Args:
         config: what it is made of.
@@ -159,6 +161,9 @@ class HyperPMB(nn.Module):
         last, mean = self._last.weight.detach(), 1 / sizes[-2]
         nn.init.trunc_normal_(last, 0, mean * SPREAD, 0, math.inf)
         nn.init.trunc_normal_(last[..., 1, 1], mean, mean / 4, 0, math.inf)
+        with torch.no_grad():
+            ramp = torch.linspace(0, 1, 256).expand(1, config.channels, 2, -1)
+            last *= ramp.mean() / self(ramp, ramp).mean().clamp(min=1e-3)
 
     @property
     def _last(self) -> _ConvLayer:

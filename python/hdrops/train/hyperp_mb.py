@@ -102,10 +102,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "tiny": {
         "steps": 100,
         "batch": 2,
+        "ema": 0.9,
         "log_every": 20,
         "validate_every": 50,
         "picture_every": 1,
-        "optimizer": {"lr": 2e-3},
+        "optimizer": {"lr": 1e-3},
         "model": {"network": "tiny"},
         "loss": {"scales": 2, "sigma": 3.0},
         "data": {"size": [48, 64], "validation_samples": 4, "synthesis": {"samples": 64, "frame": [48, 64]}},
