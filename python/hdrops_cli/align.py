@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hdrops_cli.report import working
-
 if TYPE_CHECKING:
     from hdrops.io import Bracket
 
@@ -18,23 +16,23 @@ def default_of(method: str) -> str:
     return "homography" if method == "hyperp-mb" else "none"
 
 
-def aligned(bracket: Bracket, align: str) -> tuple[Bracket, list[str]]:
-    """The bracket with its frames aligned as ``--align`` says, and warnings of those that could not be."""
+def aligned(bracket: Bracket, align: str) -> tuple[Bracket, float, list[str]]:
+    """The bracket with its frames aligned as ``--align`` says, the least confidence of those that could be, and
+    warnings of those that could not."""
     if align == "none" or len(bracket.paths) == 1:
-        return bracket, []
+        return bracket, 1.0, []
     from hdrops.align import AlignmentError, align_bracket
     from hdrops.io import InputError
 
     best_effort = align == BEST_EFFORT
     try:
-        with working("aligning"):
-            found = align_bracket(bracket.images, "homography" if best_effort else align, best_effort=best_effort)
+        found = align_bracket(bracket.images, "homography" if best_effort else align, best_effort=best_effort)
     except AlignmentError as error:
         frames = "; ".join(f"{bracket.paths[k]}: {reason}" for k, reason in error.failed.items())
-        raise InputError(
-            f"cannot align {frames}; take --align {BEST_EFFORT} to fuse such frames as they are, or --align none"
-        ) from error
+        go_on = "" if best_effort else f"--align {BEST_EFFORT} to fuse such frames as they are, or "
+        raise InputError(f"cannot align {frames}; take {go_on}--align none") from error
     except ValueError as error:
         raise InputError(f"cannot align: {error}; --align none leaves frames as they are") from error
+    confidences = [float(value) for k, value in enumerate(found.confidence) if k not in found.failed]
     told = [f"{bracket.paths[k]} is fused as it is, for it cannot be aligned: {why}" for k, why in found.failed.items()]
-    return replace(bracket, images=found.images), told
+    return replace(bracket, images=found.images), min(confidences), told

@@ -201,7 +201,7 @@ def _fuse(
     try:
         job.result.parent.mkdir(parents=True, exist_ok=True)
         bracket = read_checked([frame.path for frame in job.group.frames], [job.result], times, ev)
-        bracket, told = aligned(bracket, align)
+        bracket, _, told = aligned(bracket, align)
         write_image(
             job.result,
             fused(bracket, method, model, **exponents),

@@ -89,6 +89,45 @@ def test_code_is_not_run(tmp_path):
             densefuse(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.full((16,), torch.nan), "is not finite"),
+        (torch.zeros(16, dtype=torch.int64), r"must be a dense floating-point tensor, got torch\.int64"),
+        (torch.zeros(16, dtype=torch.complex64), r"got torch\.complex64"),
+        (torch.zeros(16).to_sparse(), r"got torch\.float32, torch\.sparse_coo"),
+        (torch.zeros(16, device="meta"), "without values"),
+    ],
+)
+def test_tensors_that_are_no_weights(tmp_path, tensor, words):
+    torch.save(checkpoint() | {"conv1.conv2d.bias": tensor}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other.pt: conv1.conv2d.bias .*" + words):
+        densefuse(tmp_path / "other.pt")
+
+
+def test_names_that_stand_twice(tmp_path):
+    state = checkpoint()
+    torch.save(state | {f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "twice.pt")
+    with pytest.raises(ValueError, match=r"has names twice, with and without module\."):
+        densefuse(tmp_path / "twice.pt")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_cut_files(tmp_path, kind):
+    whole, cut = tmp_path / "whole", tmp_path / ("cut.safetensors" if kind == "safetensors" else "cut.pt")
+    if kind == "safetensors":
+        safetensors.torch.save_file(checkpoint(), whole)
+    else:
+        torch.save(checkpoint(), whole, _use_new_zipfile_serialization=kind == "zip")
+    content = whole.read_bytes()
+    places = [*range(1, 120, 9), *(len(content) * k // 20 for k in range(1, 20))]
+    for place in places:
+        cut.write_bytes(content[:place])
+        with pytest.raises(ValueError, match="no checkpoint of tensors, or is damaged"):
+            densefuse(cut)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"garbage" * 100])
 def test_damaged_files(tmp_path, content):
     for name in ("a.pt", "a.safetensors"):

@@ -72,6 +72,16 @@ def test_weights_are_those_of_the_paper(images):
     assert found.sum(1).tolist() == pytest.approx([2, 2])
 
 
+def test_wrong_arguments(images):
+    with pytest.raises(ValueError, match=r"sigma must be 0\.3 to 200 pixels, got -1"):
+        MaskBuilder(-1)
+    under, correct, over = (images[name] for name in ("under", "correct", "over"))
+    with pytest.raises(ValueError, match="images must have one shape"):
+        ParamTuner()(under, correct[:1], over)
+    with pytest.raises(ValueError, match=r"over \(1, 1, 176, 176\) and fused \(2, 1, 176, 176\) must have one shape"):
+        HyperPMBLoss()(images["fused"], under, correct, over[:1])
+
+
 def test_weights_where_nothing_differs(images):
     same = images["correct"]
     assert ParamTuner(beta=3.0)(same, same, same).tolist() == [[1.5, 1.5]] * 2

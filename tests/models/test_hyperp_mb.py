@@ -176,6 +176,33 @@ def test_more_frames_are_weighted_by_their_place() -> None:
     torch.testing.assert_close(network.fuse(bracket), expected, atol=1e-5, rtol=0)
 
 
+def test_a_shared_encoder_takes_the_mean_of_all_frames() -> None:
+    network = model("densefuse")
+    bracket = frames(count=4, channels=1)
+    lightness = [hdrops.rgb_to_lab(x.expand(-1, 3, -1, -1))[:, :1] / 100 for x in bracket.unbind(1)]
+    features = [network.encoders[0](x * 255) for x in lightness]
+    fused = torch.stack([torch.cat(parts, 1) for parts in features]).mean(0)
+    fused = network.decoder[0](fused)
+    for layer in network.decoder[1:]:
+        fused = layer(F.pad(fused.relu(), (1, 1, 1, 1), "reflect"))
+    expected = hdrops.lab_to_rgb(torch.cat([fused.relu() / 2.55, torch.zeros(1, 2, 40, 50)], 1))[:, :1].clamp(0, 1)
+    torch.testing.assert_close(network.fuse(bracket), expected, atol=1e-5, rtol=0)
+
+
+def test_gradients_by_torch_func() -> None:
+    network = model()
+    dark, bright = frames(channels=1).unbind(1)
+
+    def mean(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(network, parameters, (dark, bright)).mean()
+
+    parameters = dict(network.named_parameters())
+    found = torch.func.grad(mean)(parameters)
+    network(dark, bright).mean().backward()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(found[name], parameter.grad)
+
+
 @pytest.mark.parametrize("size", [(1, 40), (3, 2), (37, 53), (64, 80)])
 @pytest.mark.parametrize("preset", ["paper", "densefuse"])
 def test_tiled_equals_whole(size: tuple[int, int], preset: str) -> None:
@@ -202,6 +229,14 @@ def test_dtypes(dtype: torch.dtype, channels: int) -> None:
     assert found.dtype == dtype
     full = torch.iinfo(dtype).max if not dtype.is_floating_point else 1
     torch.testing.assert_close(found.double() / full, expected.double(), atol=0.02 if full == 255 else 1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_lose_no_more_than_their_rounding(dtype: torch.dtype) -> None:
+    network = model()
+    bracket = frames(24, 30).to(dtype)
+    error = (network.fuse(bracket).double() - network.fuse(bracket.double())).abs().max()
+    assert error <= torch.finfo(dtype).eps / 2 + 1e-5
 
 
 def test_16_bits_are_kept() -> None:
@@ -258,6 +293,8 @@ def test_wrong_brackets() -> None:
         network.fuse(frames().to(torch.int32))
     with pytest.raises(ValueError, match=r"must both be \(N, 1, H, W\)"):
         network(*frames().unbind(1))
+    with pytest.raises(TypeError, match="must be floating point"):
+        network(*as_dtype(frames(channels=1), torch.uint8).unbind(1))
 
 
 @pytest.mark.parametrize(
@@ -266,6 +303,9 @@ def test_wrong_brackets() -> None:
         ({"features": 0}, "features must be an integer from 1 to 4096"),
         ({"decoder": ()}, "decoder must be 1 to 64 numbers"),
         ({"channels": 2}, "channels must be 1 or 3"),
+        ({"channels": 1.0}, "channels must be 1 or 3"),
+        ({"channels": True}, "channels must be 1 or 3"),
+        ({"layers": 65}, "layers must be an integer from 1 to 64"),
         ({"fusion": "max"}, "fusion must be 'sum' or 'mean'"),
         ({"shared_encoder": 1}, "shared_encoder must be true or false"),
         ({"scale": 0.0}, "scale must be positive"),

@@ -75,7 +75,7 @@ def test_matrices_are_exact() -> None:
 @pytest.mark.parametrize("function", [to, back])
 @pytest.mark.parametrize("offset", [0, 1])
 def test_large_images_are_made_of_the_same_pixels(function: Any, offset: int, device: str) -> None:
-    """Their results bypass the caches on a CPU, wherever in a line of these they begin."""
+    """Wherever in memory their results begin."""
     height, width = 1823, 1601  # 35 MB of float32
     image = cube(torch.linspace(0, 1, 144))[:, :, :-1].flatten(2)[..., : height * width].view(1, 3, height, width)
     image = (image if function is to else to(image)).to(device)

@@ -104,7 +104,7 @@ def align_bracket(
     Raises:
         TypeError: images of an unsupported dtype.
         ValueError: images of another shape, out of range or not finite, or an argument that is not offered.
-        AlignmentError: frames that cannot be aligned, without ``best_effort``.
+        AlignmentError: frames that cannot be aligned, without ``best_effort``, or that show nothing in common.
         hdrops.io.InputError: OpenCV is not installed.
     """
     images = _checked(images)
@@ -129,7 +129,8 @@ def align_bracket(
     transforms = [found[k][0] if k in found else np.eye(3) for k in range(count)]
     area = valid_area(transforms, height, width) if fill == "crop" else (0, 0, height, width)
     if area is None:
-        raise AlignmentError({k: "no pixel is common to all frames" for k in range(count) if k != reference})
+        apart = {k: "no pixel is common to all frames" for k in range(count) if k != reference}
+        raise AlignmentError(apart, 'fill="reference" keeps the size of the frames')
     return Alignment(
         images=_resampled(images, transforms, area, interpolation, reference if fill == "reference" else None),
         transforms=torch.from_numpy(np.stack(transforms)),

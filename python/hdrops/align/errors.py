@@ -15,11 +15,12 @@ class AlignmentError(InputError):
         failed: the reason of each frame that failed, by its index.
     """
 
-    def __init__(self, failed: Mapping[int, str]) -> None:
+    def __init__(
+        self, failed: Mapping[int, str], remedy: str = "best_effort=True leaves such frames as they are"
+    ) -> None:
         self.failed = dict(failed)
         frames = "; ".join(f"frame {k}: {reason}" for k, reason in self.failed.items())
-        remedy = "--align best-effort to go on with those frames as they are, or --align none"
-        super().__init__(f"cannot be aligned: {frames} (frames count from 0, dark to bright); take {remedy}")
+        super().__init__(f"cannot be aligned: {frames} (frames count from 0, dark to bright); {remedy}")
 
 
 class Unmatched(Exception):

@@ -10,6 +10,7 @@ from hdrops.align.geometry import Matrix, translation
 from hdrops.ops.mtb import mtb_shift
 
 _COARSEST = 16  # pixels a side at least of the coarsest level: below, many shifts are equally good
+_LEAST_COMPARED = 0.02  # of all pixels: fewer agree by chance
 _LEAST = 0.75  # of the compared pixels must agree; of unrelated frames half of them do
 
 
@@ -22,8 +23,8 @@ def shift(moving: Tensor, fixed: Tensor) -> tuple[Matrix, float]:
     levels = max(1, (min(moving.shape[-2:]) // _COARSEST).bit_length())
     shifts, counts = mtb_shift(moving[None], fixed[None], levels=levels)
     disagreeing, compared = counts[0].tolist()
-    if not compared:
-        raise Unmatched("it has no pixels on either side of its median to compare")
+    if compared < _LEAST_COMPARED * moving.shape[-2] * moving.shape[-1]:
+        raise Unmatched("too few of its pixels are clearly brighter or darker than its median")
     agreement = 1 - disagreeing / compared
     if agreement < _LEAST:
         raise Unmatched(f"only {agreement:.0%} of the bitmaps agree, {_LEAST:.0%} are needed")

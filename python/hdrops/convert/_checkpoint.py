@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import pathlib
-import pickle
 from collections.abc import Mapping
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -23,7 +21,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is neither, is damaged, or holds more than tensors by name.
+        ValueError: it is neither, is damaged, or holds more than dense, finite floating-point tensors by name.
     """
     file = pathlib.Path(path)
     with open(file, "rb"):  # for the system's own words where it cannot be
@@ -34,14 +32,26 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             found = safetensors.torch.load_file(file)
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # of damaged files the loader raises whatever it meets, AssertionError and OSError too
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{file} is no checkpoint of tensors, or is damaged: {reason}") from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise ValueError(f"{file} must hold tensors by their names; whole models are not read")
-    return {str(name).removeprefix(_PARALLEL): tensor for name, tensor in found.items()}
+    state = {str(name).removeprefix(_PARALLEL): tensor for name, tensor in found.items()}
+    if len(state) < len(found):
+        raise ValueError(f"{file} has names twice, with and without {_PARALLEL}")
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+            raise ValueError(f"{file}: {name} must be a dense floating-point tensor, got {_kind(tensor)}")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{file}: {name} is not finite")
+    return state
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype}, {tensor.layout}" + (" without values" if tensor.is_meta else "")
 
 
 def renamed(state: Mapping[str, Tensor], names: Mapping[str, str], what: str) -> dict[str, Tensor]:

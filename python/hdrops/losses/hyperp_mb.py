@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hdrops.losses import _pixels
 from hdrops.nn.gamma import adaptive_gamma
 from hdrops.ops._borders import Border
-from hdrops.ops.gaussian import gaussian_mask
+from hdrops.ops.gaussian import SIGMAS, gaussian_mask
 from hdrops.ops.ssim import MS_SSIM_WEIGHTS, ms_ssim
 
 
@@ -22,10 +22,15 @@ class MaskBuilder(nn.Module):
         sigma: standard deviation of the blur in pixels, 0.3 to 200. The paper finds 10 the best of 10, 20 and 50.
         radius: of its window in pixels; round(3 sigma) by default, which gives the paper's 6 sigma + 1 taps.
         border: as for :func:`hdrops.gaussian_mask`; the paper leaves it open.
+
+    Raises:
+        ValueError: sigma out of range.
     """
 
     def __init__(self, sigma: float = 10.0, *, radius: int | None = None, border: Border = "reflect") -> None:
         super().__init__()
+        if not SIGMAS[0] <= sigma <= SIGMAS[1]:
+            raise ValueError(f"sigma must be {SIGMAS[0]:g} to {SIGMAS[1]:g} pixels, got {sigma}")
         self.sigma, self.radius, self.border = sigma, radius, border
 
     def extra_repr(self) -> str:
@@ -90,8 +95,11 @@ class ParamTuner(nn.Module):
             (N, 2), of ``under`` and of ``over``; float32, float64 for float64 images.
 
         Raises:
-            TypeError, ValueError: what :func:`hdrops.nn.adaptive_gamma` raises.
+            TypeError, ValueError: images of several shapes, or what :func:`hdrops.nn.adaptive_gamma` raises.
         """
+        if not under.shape == correct.shape == over.shape:
+            shapes = ", ".join(str(tuple(image.shape)) for image in (under, correct, over))
+            raise ValueError(f"images must have one shape, got {shapes}")
         dark, middle, bright = (adaptive_gamma(image, self.tau) for image in (under, correct, over))
         distances = torch.stack([(dark - middle).abs(), (bright - middle).abs()], 1)
         total = distances.sum(1, keepdim=True)
@@ -162,6 +170,9 @@ class HyperPMBLoss(nn.Module):
             TypeError, ValueError: images that are not floating point, shapes that do not fit, or images too small for
                 the scales.
         """
+        for name, image in (("under", under), ("correct", correct), ("over", over)):
+            if image.shape != fused.shape:
+                raise ValueError(f"{name} {tuple(image.shape)} and fused {tuple(fused.shape)} must have one shape")
         under, correct, over = (_pixels.operands(fused, image)[1] for image in (under, correct, over))
         fused = _pixels.operands(fused, correct)[0]
         results, targets = [fused], [correct]

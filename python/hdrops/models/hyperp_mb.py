@@ -27,6 +27,7 @@ Preset = Literal["paper", "densefuse", "light", "tiny"]
 Fusion = Literal["sum", "mean"]
 SYSTEM = "hyperp_mb"
 _COLOURS = 3
+_MOST_LAYERS = 64  # of the dense block, and between the ends of the decoder
 _LIGHTNESS = 100.0  # of white in CIELAB
 
 
@@ -59,11 +60,12 @@ class HyperPMBConfig:
         sizes = {"features": self.features, "layers": self.layers}
         sizes |= {f"decoder[{i}]": size for i, size in enumerate(self.decoder)}
         for name, value in sizes.items():
-            if type(value) is not int or not 1 <= value <= 4096:
-                raise ValueError(f"{name} must be an integer from 1 to 4096, got {value!r}")
-        if self.channels not in (1, 3):
+            most = _MOST_LAYERS if name == "layers" else 4096
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name} must be an integer from 1 to {most}, got {value!r}")
+        if type(self.channels) is not int or self.channels not in (1, _COLOURS):
             raise ValueError(f"channels must be 1 or 3, got {self.channels!r}")
-        if not 1 <= len(self.decoder) <= 64:
+        if not 1 <= len(self.decoder) <= _MOST_LAYERS:
             raise ValueError(f"decoder must be 1 to 64 numbers, got {self.decoder!r}")
         if type(self.shared_encoder) is not bool:
             raise ValueError(f"shared_encoder must be true or false, got {self.shared_encoder!r}")
@@ -161,6 +163,8 @@ class HyperPMB(nn.Module):
         last, mean = self._last.weight.detach(), 1 / sizes[-2]
         nn.init.trunc_normal_(last, 0, mean * SPREAD, 0, math.inf)
         nn.init.trunc_normal_(last[..., 1, 1], mean, mean / 4, 0, math.inf)
+        if last.is_meta:  # its weights are still to be read
+            return
         with torch.no_grad():
             ramp = torch.linspace(0, 1, 256).expand(1, config.channels, 2, -1)
             last *= ramp.mean() / self(ramp, ramp).mean().clamp(min=1e-3)
@@ -212,9 +216,12 @@ class HyperPMB(nn.Module):
             (N, channels, H, W), nominally in [0, 1], never negative.
 
         Raises:
+            TypeError: images that are not floating point.
             ValueError: images of other channels, or of two shapes.
         """
         for image in (dark, bright):
+            if not image.is_floating_point():
+                raise TypeError(f"images must be floating point in [0, 1], got {image.dtype}; fuse() takes codes")
             if image.dim() != 4 or image.shape[1] != self.config.channels or image.shape != dark.shape:
                 shapes = f"{tuple(dark.shape)} and {tuple(bright.shape)}"
                 raise ValueError(f"images must both be (N, {self.config.channels}, H, W), got shapes {shapes}")
@@ -224,11 +231,11 @@ class HyperPMB(nn.Module):
         """The image of two or more frames, dark to bright."""
         last = len(frames) - 1
         sums: list[Tensor] = []
-        for encoder, side in ((self.encoders[0], frames), (self.encoders[-1], frames[::-1])):
-            for k, frame in enumerate(side[:last]):
-                parts = encoder(frame * self.config.scale)
-                if last > 1:  # of the first frame 1, of the last one 0: this is the paper's where there are two
-                    parts = [2 * (last - k) / (last * (last + 1)) * part for part in parts]
+        for encoder, places in self._sides(last):
+            for k, weight in places:
+                parts = encoder(frames[k] * self.config.scale)
+                if weight != 1:
+                    parts = [weight * part for part in parts]
                 sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
         features = torch.cat(sums, 1)
         if self.config.fusion == "mean":
@@ -238,6 +245,16 @@ class HyperPMB(nn.Module):
         for layer in others:
             result = layer(reflected_relu(result))
         return result.relu() / self.config.scale
+
+    def _sides(self, last: int) -> list[tuple[nn.Module, list[tuple[int, float]]]]:
+        """Each encoder with the places of its frames, of 0 to ``last``, and their weights.
+
+        They are 1 for the first frame, or the last one, where there are two, as in the paper.
+        """
+        if self.config.shared_encoder:  # both weights of a frame at once
+            return [(self.encoders[0], [(k, 2 / (last + 1)) for k in range(last + 1)])]
+        falling = [(k, 2 * (last - k) / (last * (last + 1))) for k in range(last)]
+        return [(self.encoders[0], falling), (self.encoders[1], [(last - k, weight) for k, weight in falling])]
 
     @torch.no_grad()
     def fuse(self, bracket: Tensor, *, tile: int | tuple[int, int] | None = None) -> Tensor:
@@ -282,6 +299,8 @@ class HyperPMB(nn.Module):
         """The picture of frames (N, C, H, W), of their dtype."""
         channels, dtype = frames[0].shape[1], frames[0].dtype
         colour = [frame.expand(-1, _COLOURS, -1, -1) for frame in frames]
+        if dtype in (torch.float16, torch.bfloat16):  # L*, up to 100, would lose what [0, 1] keeps
+            colour = [frame.float() for frame in colour]
         if self.config.channels == 1:
             spaces = [rgb_to_lab(frame) for frame in colour]
             fused = self._fused([self._ready(space[:, :1] / _LIGHTNESS) for space in spaces])

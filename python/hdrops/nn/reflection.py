@@ -50,7 +50,7 @@ def _sources(side: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 class _ReflectedReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         last = x.is_contiguous(memory_format=torch.channels_last)
         out = torch.empty(
@@ -64,8 +64,11 @@ class _ReflectedReLU(torch.autograd.Function):
             out[..., outer, :] = out[..., source + 1, :]
         for outer, source in _sources(w):
             out[..., outer] = out[..., source + 1]
-        ctx.save_for_backward(out)
         return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:

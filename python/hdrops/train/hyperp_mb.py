@@ -212,5 +212,6 @@ SYSTEM = System(
     export=_export,
     validate=validate,
     best=("loss", "lowest"),
-    size_keys=("batch", "data.size"),
+    size_keys=("batch", "data.size", "data.synthesis.frame"),
+    validation_keys=("data.synthesis.frame",),
 )
