@@ -382,8 +382,9 @@ def test_shift_of_what_cannot_be_compared():
     flat = torch.full((3, 64, 96), 7, dtype=torch.uint8)
     spot = torch.zeros(3, 64, 96, dtype=torch.uint8)
     spot[:, 30, 40] = 255
-    for frame in (flat, spot):
-        with pytest.raises(AlignmentError, match="frame 0: too few of its pixels are clearly brighter or darker"):
-            align_bracket(torch.stack([frame, textured(1, 64, 96)]), "shift", reference=1)
+    night = torch.where(textured(3, 64, 96) > 160, textured(3, 64, 96), 2)
+    for frame, other in ((flat, textured(1, 64, 96)), (spot, textured(1, 64, 96)), (night, night), (255 - night,) * 2):
+        with pytest.raises(AlignmentError, match=r"frame 0: too few pixels of one of both frames are clearly brighter"):
+            align_bracket(torch.stack([frame, other]), "shift", reference=1)
     with pytest.raises(AlignmentError, match="of the bitmaps agree, 75% are needed"):
         align_bracket(torch.stack([textured(1), textured(2)]), "shift", reference=1)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hdrops.convert import densefuse
+from hdrops.models import HyperPMB, HyperPMBConfig
 
 
 def checkpoint(channels=1):
@@ -105,6 +106,12 @@ def test_tensors_that_are_no_weights(tmp_path, tensor, words):
         densefuse(tmp_path / "other.pt")
 
 
+def test_whole_models(tmp_path):
+    torch.save(HyperPMB(HyperPMBConfig.preset("tiny")), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"holds more than tensors by name; save the network's state_dict\(\)$"):
+        densefuse(tmp_path / "model.pt")
+
+
 def test_names_that_stand_twice(tmp_path):
     state = checkpoint()
     torch.save(state | {f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "twice.pt")
@@ -124,7 +131,7 @@ def test_cut_files(tmp_path, kind):
     places = [*range(1, 120, 9), *(len(content) * k // 20 for k in range(1, 20))]
     for place in places:
         cut.write_bytes(content[:place])
-        with pytest.raises(ValueError, match="no checkpoint of tensors, or is damaged"):
+        with pytest.raises(ValueError, match=r"is no checkpoint of tensors\W.* is damaged"):
             densefuse(cut)
 
 
@@ -132,7 +139,7 @@ def test_cut_files(tmp_path, kind):
 def test_damaged_files(tmp_path, content):
     for name in ("a.pt", "a.safetensors"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match="no checkpoint of tensors, or is damaged"):
+        with pytest.raises(ValueError, match=r"is no checkpoint of tensors\W.* is damaged"):
             densefuse(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         densefuse(tmp_path / "none.pt")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import photographs
 import pytest
 import safetensors.torch
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor
 
 import hdrops
 from hdrops.data.sample import sample_bracket
-from hdrops.losses import HyperPMBLoss
+from hdrops.losses import HyperPMBLoss, MaskBuilder, ParamTuner
 from hdrops.models import HyperPMB, HyperPMBConfig
+from hdrops.ops._grey import luma
 
 PRESETS = ["paper", "densefuse", "light", "tiny"]
 DTYPES = [torch.uint8, torch.uint16, torch.float32, torch.float64]
@@ -127,6 +129,23 @@ def test_untrained_result_is_as_bright_as_the_images(preset: str, seed: int) -> 
     assert 0.5 * dark.mean() < found.mean() < 2 * bright.mean()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_first_updates_do_not_kill_it(seed: int, threads: Callable[[int], None]) -> None:
+    threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = HyperPMB(HyperPMBConfig.preset("light"))
+    images = sample_bracket(64, 64, exposures=3, step=2.0)[0].float() / 255
+    dark, target, bright = (image.mean(0)[None, None] for image in images)
+    loss = HyperPMBLoss(MaskBuilder(3.0), ParamTuner(), scales=2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss(network(dark, bright), dark, target, bright).backward()
+        optimizer.step()
+    assert loss(network(dark, bright), dark, target, bright) < 2 * loss((dark + bright) / 2, dark, target, bright)
+
+
 def test_overfits_a_bracket(threads: Callable[[int], None]) -> None:
     threads(1)
     started = time.monotonic()
@@ -142,6 +161,28 @@ def test_overfits_a_bracket(threads: Callable[[int], None]) -> None:
         optimizer.step()
     average = loss((dark + bright) / 2, dark, target, bright)
     assert loss(network(dark, bright), dark, target, bright) < 0.3 * average
+    assert time.monotonic() - started < 60
+
+
+def test_overfits_a_real_bracket(threads: Callable[[int], None]) -> None:
+    """Under a minute on one thread: far closer to the correct exposure than the average is."""
+    from hdrops.io import read_bracket
+
+    entries = photographs.real_brackets()
+    name, entry = next(item for item in sorted(entries.items()) if "iccv17" in item[0])
+    threads(1)
+    images = read_bracket([photographs.photographs() / name / file for file in entry["files"]]).images
+    dark, target, bright = luma(images[..., 200:296, 300:396].float() / 255)[:, None]
+    torch.manual_seed(0)
+    network = HyperPMB(HyperPMBConfig.preset("tiny"))
+    loss = HyperPMBLoss(scales=2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    started = time.monotonic()
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(network(dark, bright), dark, target, bright).backward()
+        optimizer.step()
+    assert loss(network(dark, bright), dark, target, bright) < 0.3 * loss((dark + bright) / 2, dark, target, bright)
     assert time.monotonic() - started < 60
 
 

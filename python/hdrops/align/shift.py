@@ -8,9 +8,12 @@ from torch import Tensor
 from hdrops.align.errors import Unmatched
 from hdrops.align.geometry import Matrix, translation
 from hdrops.ops.mtb import mtb_shift
+from hdrops.reference.mtb import bitmaps, grey_codes
 
 _COARSEST = 16  # pixels a side at least of the coarsest level: below, many shifts are equally good
-_LEAST_COMPARED = 0.02  # of all pixels: fewer agree by chance
+_EXCLUDE = 4  # codes next to the median that are not compared
+# Of all pixels on either side of the median: without one of the sides no shift can disagree with another.
+_LEAST_SIDE = 0.02
 _LEAST = 0.75  # of the compared pixels must agree; of unrelated frames half of them do
 
 
@@ -18,14 +21,16 @@ def shift(moving: Tensor, fixed: Tensor) -> tuple[Matrix, float]:
     """The shift from one frame (C, H, W) to another, and the share of the compared pixels that agree under it.
 
     Raises:
-        Unmatched: nothing can be compared, or too few agree.
+        Unmatched: too little can be compared, as where most of a frame is black or blown, or too few agree.
     """
+    for frame in (moving, fixed):
+        sides = bitmaps(grey_codes(frame[None])[0], _EXCLUDE)
+        if min(side.float().mean().item() for side in sides) < _LEAST_SIDE:
+            raise Unmatched("too few pixels of one of both frames are clearly brighter, or darker, than its median")
     levels = max(1, (min(moving.shape[-2:]) // _COARSEST).bit_length())
-    shifts, counts = mtb_shift(moving[None], fixed[None], levels=levels)
+    shifts, counts = mtb_shift(moving[None], fixed[None], levels=levels, exclude=_EXCLUDE)
     disagreeing, compared = counts[0].tolist()
-    if compared < _LEAST_COMPARED * moving.shape[-2] * moving.shape[-1]:
-        raise Unmatched("too few of its pixels are clearly brighter or darker than its median")
-    agreement = 1 - disagreeing / compared
+    agreement = 1 - disagreeing / compared if compared else 0.0
     if agreement < _LEAST:
         raise Unmatched(f"only {agreement:.0%} of the bitmaps agree, {_LEAST:.0%} are needed")
     down, right = shifts[0].tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,9 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             found = safetensors.torch.load_file(file)
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = "it is damaged, or holds more than tensors by name; save the network's state_dict()"
+        raise ValueError(f"{file} is no checkpoint of tensors: {reason}") from error
     except Exception as error:  # of damaged files the loader raises whatever it meets, AssertionError and OSError too
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{file} is no checkpoint of tensors, or is damaged: {reason}") from error

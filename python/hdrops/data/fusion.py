@@ -60,8 +60,9 @@ class FusionTriplets(Dataset[Sample]):
 
     Im, Son, Kwon and Lee, "Multi-task learning approach using dynamic hyperparameter for multi-exposure fusion": a
     correctly exposed frame (:func:`classify_exposures`), any frame of less and any frame of more exposure; all such
-    triplets of all scenes. The order of the frames is that of their stated exposures, or of their brightness
-    (:func:`hdrops.io.read_bracket`). Item i shows triplet i modulo their number::
+    triplets of all scenes. The brightness of the frames classifies them, known exposure times or not. The order of
+    the frames is that of their stated exposures, or of their brightness (:func:`hdrops.io.read_bracket`). Item i
+    shows triplet i modulo their number::
 
         dark, target, bright     (3, H, W) float32 in [0, 1]
 

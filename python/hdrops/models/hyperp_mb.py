@@ -147,7 +147,8 @@ class HyperPMB(nn.Module):
     be learnt is which exposure to take: middle taps are drawn from He's normal distribution over the channels, the
     others have a thirtieth of that deviation, biases are 0. Where a result is 0 ReLU has no gradient, so that a network
     may die, at the beginning or in the first updates. Against it, every second unit has middle taps that are not
-    negative, and so has the last layer, scaled such that a ramp keeps its mean.
+    negative, divided by the root of the number of channels, and so has the last layer, scaled such that a ramp keeps
+    its mean.
 
     Args:
         config: what it is made of.
@@ -261,7 +262,7 @@ class HyperPMB(nn.Module):
         """The picture of a bracket, for inference (Figure 9).
 
         A network of one channel fuses CIELAB's lightness, whose 0 to 100 it sees as 0 to 1; both axes of colour are
-        the means of the frames'. One of three channels fuses RGB.
+        the means of the frames'. One of three channels fuses RGB; of grey frames its first channel is the result.
 
         The paper fuses two images. Of more, a frame's features are those of both encoders, and weighted means replace
         the two that are added: the weights of the encoder of dark images fall in equal steps from the darkest frame to

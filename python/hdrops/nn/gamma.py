@@ -26,7 +26,7 @@ def adaptive_gamma(image: Tensor, tau: float = 3.0) -> Tensor:
 
     Returns:
         (N,), float32 (float64 for float64 images). A σ below 1 / 255 counts as that, so that flat images have the
-        exponent 8. Differentiable.
+        exponent log2 255 = 7.99. Differentiable.
 
     Raises:
         TypeError: an image that is not floating point.

@@ -53,6 +53,8 @@ def mtb_shift(
         out(y, x) = image(y - dy, x - dx) lies on the reference: positive numbers move the image down and to the right.
         The second, (N, 2), has how many pixels of the finest level disagree at that shift, and how many were compared:
         their quotient measures the trust that the shift deserves, from 0 for equal bitmaps to 1/2 for unrelated ones.
+        It says nothing of images most of which is black or blown: whose median lies within ``exclude`` codes of either
+        end of the range has pixels on one side of it only, none of which can disagree, so that the first shift wins.
         Both are 0 where nothing was compared, as for an image of one pixel, whose shift is 0. Not differentiable.
 
     Raises:
