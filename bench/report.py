@@ -397,6 +397,7 @@ def fusion_section(folder: pathlib.Path) -> list[str]:
         f"triplets of the Fairchild survey, {run['steps']} updates at 256 x 256, one triplet each{shares}."
     )
     steps = "What MaskBuilder adds, and ParamTuner to it: the mean change, and in how many pairs the value rises."
+    folds = [name for name in ("three_frames.csv", "nine_frames.csv") if (folder / name).exists()]
     more = (
         "Brackets of more frames, with the shipped weights: static brackets of 3 frames "
         f"({run['brackets of three']}), and of mostly 9 ({run['brackets of nine']}). Metrics are given all frames."
@@ -412,10 +413,8 @@ def fusion_section(folder: pathlib.Path) -> list[str]:
         *table(["metric", "MaskBuilder", "ParamTuner"], [*changes.values()]),
         f"![losses by sigma](results/{folder.name}/losses.png)",
         "",
-        more,
-        "",
-        *means("three_frames.csv"),
-        *means("nine_frames.csv"),
+        *([more, ""] if folds else []),
+        *(line for name in folds for line in means(name)),
     ]
 
 
