@@ -387,16 +387,23 @@ def fusion_section(folder: pathlib.Path) -> list[str]:
             ]
         return table(["method", *FUSION_METRICS.values()], body)
 
-    changes: dict[str, list[str]] = {metric: [label] for metric, label in FUSION_METRICS.items()}
-    with (folder / "changes.csv").open() as file:
-        for row in csv.DictReader(file):
-            changes[row["metric"]].append(f"{row['mean change']} ({row['pairs where it rises']} of {row['pairs']})")
+    def changes(name: str) -> list[str]:
+        found: dict[str, list[str]] = {metric: [label] for metric, label in FUSION_METRICS.items()}
+        with (folder / name).open() as file:
+            for row in csv.DictReader(file):
+                found[row["metric"]].append(f"{row['mean change']} ({row['pairs where it rises']} of {row['pairs']})")
+        return table(["metric", "MaskBuilder", "ParamTuner"], [*found.values()])
+
     shares = "".join(f"; {name} {share:.2f} times as many" for name, share in run["share of the steps"].items())
     intro = (
         f"{len(run['pairs'])} under- and overexposed pairs of photographs that were not learnt from. Networks of "
         f"triplets of the Fairchild survey, {run['steps']} updates at 256 x 256, one triplet each{shares}."
     )
     steps = "What MaskBuilder adds, and ParamTuner to it: the mean change, and in how many pairs the value rises."
+    asked = (
+        "What the losses ask for, whatever the network: the pictures for which they are the least, by descent on their "
+        "pixels, of one triplet of every static scene of the survey and of DeepFuse, grey, 256 x 256."
+    )
     folds = [name for name in ("three_frames.csv", "nine_frames.csv") if (folder / name).exists()]
     more = (
         "Brackets of more frames, with the shipped weights: static brackets of 3 frames "
@@ -410,9 +417,13 @@ def fusion_section(folder: pathlib.Path) -> list[str]:
         *means("quality.csv"),
         steps,
         "",
-        *table(["metric", "MaskBuilder", "ParamTuner"], [*changes.values()]),
+        *changes("changes.csv"),
         f"![losses by sigma](results/{folder.name}/losses.png)",
         "",
+        asked,
+        "",
+        *means("sought.csv"),
+        *changes("sought_changes.csv"),
         *([more, ""] if folds else []),
         *(line for name in folds for line in means(name)),
     ]

@@ -12,6 +12,7 @@ import torch
 
 from hdrops.data import sample_bracket
 from hdrops.io import write_image
+from hdrops.losses import MaskBuilder
 from hdrops.models import HyperPMB, HyperPMBConfig
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "bench" / "reproduce"
@@ -127,11 +128,33 @@ def test_changes_are_of_pairs(fusion, tmp_path):
     assert rows["hyperp-mb", "ag"]["pairs where it rises"] == "1"
 
 
+def test_the_least_loss_is_found_by_descent(fusion):
+    dark, correct, bright = (
+        sample_bracket(192, 176, exposures=3, step=2.0)[0].float().mean(1, keepdim=True)[:, None] / 255
+    )
+    alone = fusion.least(fusion.HyperPMBLoss(), dark, correct, bright, steps=100)
+    assert (alone - correct).abs().max() < 1e-3
+    masks = fusion.HyperPMBLoss(MaskBuilder())
+    picture = fusion.least(masks, dark, correct, bright, steps=100)
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+    generator = torch.Generator().manual_seed(0)
+    for other in (
+        dark,
+        correct,
+        bright,
+        (dark + bright) / 2,
+        picture + 0.02 * torch.randn(picture.shape, generator=generator),
+    ):
+        assert masks(picture, dark, correct, bright) < masks(other, dark, correct, bright)
+
+
 def test_the_whole_reproduction_of_fusion_runs(fusion, brackets, monkeypatch):
     pytest.importorskip("matplotlib")
     arguments = ["--steps", "2", "--network", "tiny", "--threads", "1", "--validated", "c"]
     arguments += ["--results", str(brackets / "results")]
     monkeypatch.setattr(sys, "argv", ["script", str(brackets), str(brackets / "out"), *arguments])
+    monkeypatch.setattr(fusion, "DESCENT", 3)
     fusion.main()
     trained = json.loads((brackets / "out" / "hyperp-mb" / "data.json").read_text())
     assert trained["training"] == ["a", "b"]
@@ -142,5 +165,5 @@ def test_the_whole_reproduction_of_fusion_runs(fusion, brackets, monkeypatch):
     facts = json.loads((brackets / "results" / "run.json").read_text())
     assert sorted(facts["pairs"]) == ["iccv17/one", "iccv17/two", "pairs/one", "pairs/two"]
     assert (facts["brackets of three"], facts["brackets of nine"]) == (2, 4)
-    for name in ("changes.csv", "losses.png", "three_frames.csv", "nine_frames.csv"):
+    for name in ("changes.csv", "losses.png", "sought_changes.csv", "three_frames.csv", "nine_frames.csv"):
         assert (brackets / "results" / name).stat().st_size > 0

@@ -9,6 +9,9 @@ which learns to reconstruct, works on three images instead of two that become on
 frames than two: the static brackets of DeepFuse (3 frames) and of the survey (mostly 9), with the shipped weights,
 which learnt from neither.
 
+What a loss asks for, whatever network is to learn it: the pictures for which the three losses of Table 2 are the least,
+found by descent on their pixels, of one triplet of every static scene.
+
 Interrupted, the script goes on where it was. Tables and the plot go to ``bench/results/hyperp_mb``; pictures stay in
 OUT.
 
@@ -31,9 +34,12 @@ import torch
 from torch import Tensor
 
 import hdrops
+from hdrops.data import FusionTriplets
 from hdrops.io import read_bracket, write_image
+from hdrops.losses import HyperPMBLoss
 from hdrops.models import HyperPMB
-from hdrops.train.hyperp_mb import SYSTEM
+from hdrops.ops._grey import luma
+from hdrops.train.hyperp_mb import SYSTEM, LossConfig, loss_of
 
 BENCH = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(BENCH))
@@ -62,6 +68,14 @@ TITLES = {
     "shipped": "HyperP_MB, shipped weights (of generated brackets)",
 }
 METRICS = ("ag", "ei", "fmi", "lpc_si", "s3", "sf", "piqe", "ms_ssim_sources", "qabf", "viff", "mef_ssim")
+SOUGHT = {
+    "average": "plain average",
+    "target": "the correctly exposed frame, which is what the loss on it alone asks for",
+    "masks": "least loss with MaskBuilder",
+    "hyperp-mb": "least loss with MaskBuilder and ParamTuner",
+}
+DESCENT = 300  # steps; the loss of ten triplets is the same to 0.01 after 150
+STEPS_OF_SOUGHT = (("target", "masks"), ("masks", "hyperp-mb"))
 STEPS_OF_TABLE_2 = (("correct", "masks"), ("masks", "hyperp-mb"))
 SAME_PLACE = ("balanced_rock",)  # in the survey, as the pair balancedrock
 MOVING = ("iccv17/seq_74", "iccv17/seq_80")
@@ -132,12 +146,55 @@ def means(scenes: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {metric: runs.mean(row[metric] for row in scenes.values()) for metric in METRICS}
 
 
-def write_changes(path: pathlib.Path, table: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+def least(loss: HyperPMBLoss, under: Tensor, correct: Tensor, over: Tensor, steps: int | None = None) -> Tensor:
+    """The picture in [0, 1] for which a loss is the least, found by descent from the plain average."""
+    picture = ((under + over) / 2).requires_grad_()
+    optimizer = torch.optim.Adam([picture], 0.02)
+    count = DESCENT if steps is None else steps
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count)
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss(picture, under, correct, over).backward()
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            picture.clamp_(0, 1)
+    return picture.detach()
+
+
+def sought(data: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
+    """The values of the pictures that the losses ask for, beside the plain average and the correct frame, all of them
+    grey, as the networks see them. Of a scene: the triplet in the middle of its list."""
+    losses = {name: loss_of(LossConfig(**RUNS[name].get("loss", {}))) for name in ("masks", "hyperp-mb")}
+    for group in ("fairchild", "iccv17"):
+        triplets = FusionTriplets(data / "brackets" / group, augment=False)
+        for scene in triplets.scenes:
+            name = f"{group}/{scene}"
+            places = [k for k, triplet in enumerate(triplets.triplets) if triplet[0] == scene]
+            if name in MOVING or not places:
+                continue
+            sample = triplets[places[len(places) // 2]]
+            under, correct, over = (luma(sample[key])[None] for key in ("dark", "target", "bright"))
+            found = {"average": (under + over) / 2, "target": correct}
+            found |= {loss: least(function, under, correct, over) for loss, function in losses.items()}
+            files = {f"pictures/{method}/{name}": picture for method, picture in found.items()}
+            for file, picture in (files | {f"sources/{name}/0": under, f"sources/{name}/1": over}).items():
+                place = out / f"{file}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                write_image(place, (picture[0] * 255).round().to(torch.uint8))
+    return evaluation.evaluated(out / "pictures", list(SOUGHT), out / "sources", out / "report.html")
+
+
+def write_changes(
+    path: pathlib.Path,
+    table: Mapping[str, Mapping[str, Mapping[str, float]]],
+    steps: Sequence[tuple[str, str]] = STEPS_OF_TABLE_2,
+) -> None:
     """What each step of Table 2 changes: the mean of every metric, and in how many of the pairs it rises."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["from", "to", "metric", "mean change", "pairs where it rises", "pairs"])
-        for before, after in STEPS_OF_TABLE_2:
+        for before, after in steps:
             for metric in METRICS:
                 changes = [table[after][scene][metric] - table[before][scene][metric] for scene in table[before]]
                 rising = sum(change > 0 for change in changes)
@@ -191,6 +248,9 @@ def main() -> None:
     runs.write_table(budget.results / "quality.csv", {name: means(table[name]) for name in methods}, TITLES)
     write_changes(budget.results / "changes.csv", table)
     plot_losses(budget.out, budget.results / "losses.png")
+    asked = table_of(sought(budget.data, budget.out / "sought"))
+    runs.write_table(budget.results / "sought.csv", {name: means(asked[name]) for name in SOUGHT}, SOUGHT)
+    write_changes(budget.results / "sought_changes.csv", asked, STEPS_OF_SOUGHT)
 
     model = models["shipped"]
     folds: dict[str, Method] = {

@@ -134,7 +134,7 @@ def test_a_published_checkpoint_fuses(hdrops, tmp_path, frames8, bracket8):
 def test_checkpoints_that_cannot_be_converted(hdrops, tmp_path):
     (tmp_path / "damaged.pt").write_bytes(b"nothing")
     for arguments, words in (
-        (["densefuse", tmp_path / "damaged.pt"], "is no checkpoint of tensors, or is damaged"),
+        (["densefuse", tmp_path / "damaged.pt"], "is no checkpoint of tensors"),
         (["densefuse", tmp_path / "none.pt"], "No such file"),
         (["other", tmp_path / "damaged.pt"], "densefuse"),
     ):
