@@ -19,6 +19,7 @@ STEPS = (-1.5, 0.0, 1.5)
 LEVELS = 4 / 3  # pixels of all levels, of those of the finest
 # Per pixel: the histogram, two comparisons, and at nine shifts four logical operations and a count on 64 pixels a word.
 FLOPS_PER_PIXEL = LEVELS * (1 + 2 + 9 * 5 / 64)
+PAIR = "shift of a grey pair, uint8"
 
 
 def _frames(height: int, width: int) -> list[Tensor]:
@@ -91,13 +92,17 @@ def mtb_cases(sizes: list[str], device: str) -> list[Case]:
     cases = []
     for size in sizes:
         if size == "sweep":
+            for megapixels in pictures.SWEEP:
+                shape = pictures.sweep_size(megapixels)
+                made: Callable[[], Any] = functools.partial(_build_pair, *shape, device)
+                cases.append(Case("mtb", PAIR, f"{megapixels:g}mp", *shape, "fresh", made, sweep=True))
             continue
         shape = pictures.SIZES[size]
         for label, build, variant in (
-            ("shift of a grey pair, uint8", _build_pair, "fresh"),
+            (PAIR, _build_pair, "fresh"),
             ("3 frames aligned, RGB uint8", _build_frames, "out"),
         ):
-            made: Callable[[], Any] = functools.partial(build, *shape, device)
+            made = functools.partial(build, *shape, device)
             cases.append(Case("mtb", label, size, *shape, variant, made, headline=variant == "fresh"))
     return cases
 

@@ -420,10 +420,11 @@ def fusion_section(folder: pathlib.Path) -> list[str]:
         *changes("changes.csv"),
         f"![losses by sigma](results/{folder.name}/losses.png)",
         "",
-        asked,
-        "",
-        *means("sought.csv"),
-        *changes("sought_changes.csv"),
+        *(
+            [asked, "", *means("sought.csv"), *changes("sought_changes.csv")]
+            if (folder / "sought.csv").exists()
+            else []
+        ),
         *([more, ""] if folds else []),
         *(line for name in folds for line in means(name)),
     ]

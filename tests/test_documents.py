@@ -68,6 +68,19 @@ def test_example_imports_what_is_there() -> None:
                 assert alias.name == "mu_law" or hasattr(module, alias.name), f"{path}: {node.module}.{alias.name}"
 
 
+def test_results_page_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``bench/report.py`` makes of the files beside it; plots, which need matplotlib, are left out."""
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    spec = importlib.util.spec_from_file_location("report", ROOT / "bench" / "report.py")
+    assert spec is not None
+    assert spec.loader is not None
+    report = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(report)
+    monkeypatch.setattr(report, "plot", lambda *_: None)
+    results = ROOT / "bench" / "results"
+    assert report.results_page(report.load(results), results) == (ROOT / "bench" / "RESULTS.md").read_text()
+
+
 @pytest.mark.parametrize("path", [path for path in WHOLE_FILES if path.endswith(".cpp")])
 def test_example_compiles(path: str, tmp_path: pathlib.Path) -> None:
     compiler = shutil.which("g++")

@@ -13,10 +13,11 @@ import pytest
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_every_kernel_compiles_ahead_of_time() -> None:
+def test_every_kernel_compiles_ahead_of_time(pytestconfig: pytest.Config) -> None:
     script = pathlib.Path(__file__).with_name("aot_triton.py")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(script), *(["--full"] if pytestconfig.getoption("--full") else [])]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     summary = re.search(r"compiled (\d+) variants of (\d+) kernels", run.stdout)
     assert summary is not None, run.stdout[-2000:]

@@ -3,11 +3,11 @@ multi-exposure fusion": Table 1 (without U2Fusion and TransMEF), Table 2 and Fig
 
 Networks learn from triplets of the Fairchild survey, resized to 256 x 256. They are judged by other photographs: under-
 and overexposed pairs, and the first and the last frame of the static brackets of DeepFuse, but for two in which things
-move; a survey scene of the same place as a pair is left out of the training. All networks have the same number of
-updates under the same schedule, and the moving average of their weights is what is judged. An update of DenseFuse,
-which learns to reconstruct, works on three images instead of two that become one: it has a third of the updates. More
-frames than two: the static brackets of DeepFuse (3 frames) and of the survey (mostly 9), with the shipped weights,
-which learnt from neither.
+move; all of them aligned. A survey scene of the same place as a pair is left out of the training. All networks have the
+same number of updates under the same schedule, and the moving average of their weights is what is judged. An update of
+DenseFuse, which learns to reconstruct, works on three images instead of two that become one: it has a third of the
+updates. More frames than two: the static brackets of DeepFuse (3 frames) and of the survey (mostly 9), with the shipped
+weights, which learnt from neither.
 
 What a loss asks for, whatever network is to learn it: the pictures for which the three losses of Table 2 are the least,
 found by descent on their pixels, of one triplet of every static scene.
@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 import hdrops
+from hdrops.align import align_bracket
 from hdrops.data import FusionTriplets
 from hdrops.io import read_bracket, write_image
 from hdrops.losses import HyperPMBLoss
@@ -118,19 +119,31 @@ def by_pairs(model: HyperPMB) -> Method:
     return fuse
 
 
+def aligned(scene: str, files: Sequence[pathlib.Path], out: pathlib.Path) -> Tensor:
+    """The frames of a scene (1, K, 3, H, W) on one another, as section 3.6 has it, which are in a folder then too.
+
+    What cannot be aligned stays as it is.
+    """
+    frames = align_bracket(read_bracket(files).images, best_effort=True).images
+    for k, frame in enumerate(frames):
+        write_image(_place(out / scene / f"{k}.png"), frame)
+    return frames[None]
+
+
+def _place(path: pathlib.Path) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def pictures(
     methods: Mapping[str, Method], scenes: Mapping[str, Sequence[pathlib.Path]], out: pathlib.Path, ends: bool
 ) -> pathlib.Path:
     """The values of the pictures that methods make of brackets, or of their first and last frames."""
     for scene, files in scenes.items():
-        used = [files[0], files[-1]] if ends else files
-        evaluation.link(used, out / "sources" / scene)
-        frames = read_bracket(used).images[None]
+        frames = aligned(scene, [files[0], files[-1]] if ends else files, out / "sources")
         for name, method in methods.items():
-            place = out / "pictures" / name / f"{scene}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
             with torch.inference_mode():
-                write_image(place, method(frames)[0])
+                write_image(_place(out / "pictures" / name / f"{scene}.png"), method(frames)[0])
     return evaluation.evaluated(out / "pictures", list(methods), out / "sources", out / "report.html")
 
 
@@ -179,9 +192,7 @@ def sought(data: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
             found |= {loss: least(function, under, correct, over) for loss, function in losses.items()}
             files = {f"pictures/{method}/{name}": picture for method, picture in found.items()}
             for file, picture in (files | {f"sources/{name}/0": under, f"sources/{name}/1": over}).items():
-                place = out / f"{file}.png"
-                place.parent.mkdir(parents=True, exist_ok=True)
-                write_image(place, (picture[0] * 255).round().to(torch.uint8))
+                write_image(_place(out / f"{file}.png"), (picture[0] * 255).round().to(torch.uint8))
     return evaluation.evaluated(out / "pictures", list(SOUGHT), out / "sources", out / "report.html")
 
 

@@ -16,11 +16,11 @@ def default_of(method: str) -> str:
     return "homography" if method == "hyperp-mb" else "none"
 
 
-def aligned(bracket: Bracket, align: str) -> tuple[Bracket, float, list[str]]:
-    """The bracket with its frames aligned as ``--align`` says, the least confidence of those that could be, and
-    warnings of those that could not."""
+def aligned(bracket: Bracket, align: str) -> tuple[Bracket, str, list[str]]:
+    """The bracket with its frames aligned as ``--align`` says, how well that went, and warnings of frames that could
+    not be aligned."""
     if align == "none" or len(bracket.paths) == 1:
-        return bracket, 1.0, []
+        return bracket, "nothing to align", []
     from hdrops.align import AlignmentError, align_bracket
     from hdrops.io import InputError
 
@@ -33,6 +33,7 @@ def aligned(bracket: Bracket, align: str) -> tuple[Bracket, float, list[str]]:
         raise InputError(f"cannot align {frames}; take {go_on}--align none") from error
     except ValueError as error:
         raise InputError(f"cannot align: {error}; --align none leaves frames as they are") from error
-    confidences = [float(value) for k, value in enumerate(found.confidence) if k not in found.failed]
+    others = [float(c) for k, c in enumerate(found.confidence) if k not in found.failed and k != found.reference]
+    outcome = f"confidence {min(others):.2f}" if others else "no frame"
     told = [f"{bracket.paths[k]} is fused as it is, for it cannot be aligned: {why}" for k, why in found.failed.items()]
-    return replace(bracket, images=found.images), min(confidences), told
+    return replace(bracket, images=found.images), outcome, told

@@ -80,7 +80,7 @@ def run(
     bracket = open_bracket(images_of(images), [out], times, ev, least=LEAST[method])
     read = time.perf_counter()
     with working("aligning"):
-        bracket, confidence, told = aligned(bracket, align)
+        bracket, outcome, told = aligned(bracket, align)
     for line in told:
         warn(line)
     ready = time.perf_counter()
@@ -90,6 +90,6 @@ def run(
     with working(f"writing {out}"):
         write_image(out, picture, exposure=bracket.common_exposure, metadata=bracket.middle_metadata, quality=quality)
     spent = f"read {read - started:.2f} s"
-    spent += "" if align == "none" else f", aligned {ready - read:.2f} s (confidence {confidence:.2f})"
+    spent += "" if align == "none" else f", aligned {ready - read:.2f} s ({outcome})"
     spent += f", fused {done - ready:.2f} s, wrote {time.perf_counter() - done:.2f} s"
     say(f"{describe(bracket)}, {method}, {spent} → {out}")

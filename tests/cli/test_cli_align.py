@@ -91,8 +91,9 @@ def test_a_failed_alignment_is_said(hdrops, tmp_path, hopeless):
     assert message.startswith("error: cannot align ")
     assert "take --align best-effort to fuse such frames as they are, or --align none" in message
     assert not out.exists()
-    code, _, stderr = hdrops("fuse", hopeless, "-o", out, "--align", "best-effort")
+    code, stdout, stderr = hdrops("fuse", hopeless, "-o", out, "--align", "best-effort")
     assert code == 0
+    assert re.search(r", aligned \d+\.\d\d s \(no frame\)", stdout)
     assert "is fused as it is, for it cannot be aligned: " in stderr
     images = torch.stack([read_image(hopeless / f"{k}.png").pixels for k in range(2)])
     assert torch.equal(read_image(out).pixels, package.exposure_fusion(images[None])[0])

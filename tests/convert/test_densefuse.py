@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hdrops.convert import densefuse
+from hdrops.convert.densefuse import NAMES
 from hdrops.models import HyperPMB, HyperPMBConfig
 
 
@@ -94,6 +95,8 @@ def test_code_is_not_run(tmp_path):
     ("tensor", "words"),
     [
         (torch.full((16,), torch.nan), "is not finite"),
+        (torch.full((16,), 1e300, dtype=torch.float64), "is not finite in float32"),
+        (torch.zeros(16).to(torch.float8_e4m3fn), r"got torch\.float8_e4m3fn"),
         (torch.zeros(16, dtype=torch.int64), r"must be a dense floating-point tensor, got torch\.int64"),
         (torch.zeros(16, dtype=torch.complex64), r"got torch\.complex64"),
         (torch.zeros(16).to_sparse(), r"got torch\.float32, torch\.sparse_coo"),
@@ -104,6 +107,14 @@ def test_tensors_that_are_no_weights(tmp_path, tensor, words):
     torch.save(checkpoint() | {"conv1.conv2d.bias": tensor}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other.pt: conv1.conv2d.bias .*" + words):
         densefuse(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict"])
+def test_tensors_beside_other_things(tmp_path, key):
+    state = checkpoint()
+    torch.save({"epoch": 4, key: {f"module.{name}": x.double() for name, x in state.items()}}, tmp_path / "all.pt")
+    found = densefuse(tmp_path / "all.pt").state_dict()
+    assert all(torch.equal(found[ours], state[theirs]) for theirs, ours in NAMES.items())
 
 
 def test_whole_models(tmp_path):

@@ -87,6 +87,21 @@ def test_weights_where_nothing_differs(images):
     assert ParamTuner(beta=3.0)(same, same, same).tolist() == [[1.5, 1.5]] * 2
 
 
+def test_weights_of_what_is_no_number_are_none(images):
+    broken = images["under"].clone()
+    broken[0, 0, 3, 3] = torch.nan
+    found = ParamTuner()(broken, images["correct"], images["over"])
+    assert found.isnan().all(1).tolist() == [True, False]
+
+
+def test_least_size_of_the_scales():
+    x = torch.rand(1, 1, 161, 161)
+    assert HyperPMBLoss()(x, x, x, x).item() == pytest.approx(0, abs=0.01)
+    x = x[..., 1:]
+    with pytest.raises(ValueError, match="161"):
+        HyperPMBLoss()(x, x, x, x)
+
+
 def single(x, y):
     """Eq. 7 of one pair, on values of 0 to 255."""
     square = ((255 * x.double() - 255 * y.double()) ** 2).mean()

@@ -63,6 +63,7 @@ def test_published_values_on_two_scenes(variant: str, feature: str, flat_pairs: 
     assert worst(variant, lambda row: measured(row, feature, flat_pairs=flat_pairs)) < 1e-10
 
 
+@pytest.mark.full
 def test_published_values_on_all_scenes() -> None:
     assert worst("full_none", lambda row: measured(row, "none"), ("",)) < 1e-10
 

@@ -42,6 +42,7 @@ def test_published_values_of_lpc_si() -> None:
     assert worst("LPC-SI", "hassen_gray", lambda row: lpc_si(row.image)) < 1e-9
 
 
+@pytest.mark.full
 def test_published_values_of_lpc_si_of_large_images() -> None:
     fused = [row for row in golden.rows("LPC-SI", "hassen_gray") if row.target == "fused" and "iccv17" in row.scene]
     assert max(abs(lpc_si(row.image).item() / row.value - 1) for row in fused) < 1e-9

@@ -19,6 +19,7 @@ import hdrops
 from hdrops.data.sample import sample_bracket
 from hdrops.losses import HyperPMBLoss, MaskBuilder, ParamTuner
 from hdrops.models import HyperPMB, HyperPMBConfig
+from hdrops.nn.reflection import reflected
 from hdrops.ops._grey import luma
 
 PRESETS = ["paper", "densefuse", "light", "tiny"]
@@ -218,7 +219,7 @@ def test_more_frames_are_weighted_by_their_place() -> None:
 
 
 def test_a_shared_encoder_takes_the_mean_of_all_frames() -> None:
-    network = model("densefuse")
+    network = model("densefuse", lightness=True)
     bracket = frames(count=4, channels=1)
     lightness = [hdrops.rgb_to_lab(x.expand(-1, 3, -1, -1))[:, :1] / 100 for x in bracket.unbind(1)]
     features = [network.encoders[0](x * 255) for x in lightness]
@@ -294,6 +295,29 @@ def test_grey_brackets(channels: int) -> None:
     torch.testing.assert_close(grey, network.fuse(bracket.expand(-1, -1, 3, -1, -1))[:, :1], atol=1e-5, rtol=0)
 
 
+def test_grey_of_a_published_densefuse() -> None:
+    """Its implementation takes grey codes as they are, the mean of both images' features, and clamps what comes out."""
+    network = model("densefuse")
+    bracket = as_dtype(frames(channels=1), torch.uint8)
+    (encoder,), decoder = network.encoders, network.decoder
+    features = [torch.cat(encoder(x.float()), 1) for x in bracket.unbind(1)]
+    result = (features[0] + features[1]) / 2
+    for k, layer in enumerate(decoder):
+        result = layer(result if k == 0 else reflected(result)).relu()
+    assert torch.equal(network.fuse(bracket), result.round().clamp(0, 255).byte())
+    lightness = model("densefuse", lightness=True)
+    lightness.load_state_dict(network.state_dict())
+    assert not torch.equal(lightness.fuse(bracket), network.fuse(bracket))
+    assert torch.equal(
+        lightness.fuse(bracket.expand(-1, -1, 3, -1, -1)), network.fuse(bracket.expand(-1, -1, 3, -1, -1))
+    )
+
+
+def test_arrays_enter_by_dlpack() -> None:
+    bracket = as_dtype(frames(), torch.uint8)
+    assert torch.equal(model().fuse(bracket.numpy()), model().fuse(bracket))  # type: ignore[arg-type]
+
+
 def test_compiles() -> None:
     network = model()
     dark, bright = frames(channels=1).unbind(1)
@@ -349,6 +373,7 @@ def test_wrong_brackets() -> None:
         ({"layers": 65}, "layers must be an integer from 1 to 64"),
         ({"fusion": "max"}, "fusion must be 'sum' or 'mean'"),
         ({"shared_encoder": 1}, "shared_encoder must be true or false"),
+        ({"lightness": "no"}, "lightness must be true or false"),
         ({"scale": 0.0}, "scale must be positive"),
     ],
 )

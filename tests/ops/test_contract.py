@@ -382,14 +382,16 @@ def overloads(
 
 
 @every_case
-def test_opcheck(case: OpCase, backend: str, device: str) -> None:
-    """Schema and fake kernel for all dtypes and layouts; autograd and tracing, which are slow, for two dtypes.
+def test_opcheck(case: OpCase, backend: str, device: str, pytestconfig: pytest.Config) -> None:
+    """Schema and fake kernel for all dtypes (three without --full) and layouts; autograd and tracing, which are slow,
+    for two dtypes.
 
     Cases of one operator trace alike: the first of each does.
     """
     quick = ("test_schema", "test_faketensor")
     slow = (*quick, "test_autograd_registration", "test_aot_dispatch_dynamic")
-    dtypes = [d for d in case.dtypes if not INTERPRETING or d in (torch.float32, torch.uint8)]
+    some = (torch.float32, torch.uint8) if INTERPRETING else (torch.float32, torch.uint8, torch.bfloat16)
+    dtypes = [d for d in case.dtypes if d in some or (pytestconfig.getoption("--full") and not INTERPRETING)]
     for layout, dtype in itertools.product(("contiguous", "channels_last"), dtypes):
         first = case is next(c for c in CASES if c.operator == case.operator)
         traced = first and layout == "contiguous" and dtype in (torch.float32, torch.uint8)

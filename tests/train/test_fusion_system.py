@@ -88,5 +88,22 @@ def test_terms_of_the_losses(panoramas, settings, terms):
 
 
 def test_samples_too_small_for_the_scales(panoramas):
-    with pytest.raises(InputError, match="MS-SSIM on 5 scales needs 176 pixels a side"):
+    with pytest.raises(InputError, match=r"5 scales needs 161 pixels a side; raise data\.synthesis\.frame, or lower"):
         SYSTEM.samples(config(panoramas, "loss.scales=5"))
+
+
+def test_samples_of_brackets_have_a_size_of_their_own(brackets):
+    SYSTEM.samples(config(brackets, "data.synthesis.frame=[8,8]"))
+    with pytest.raises(InputError, match=r"2 scales needs 21 pixels a side; raise data\.size, or lower"):
+        SYSTEM.samples(config(brackets, "data.size=[20,20]"))
+
+
+def test_reconstruction_is_validated_by_its_own_loss(panoramas):
+    chosen = config(panoramas, "loss.task=reconstruction", "model.network=densefuse", "data.validation_samples=1")
+    network, held_out = SYSTEM.model(chosen), SYSTEM.samples(chosen).held_out
+    with torch.inference_mode():
+        found = SYSTEM.validate(network, held_out, chosen, torch.device("cpu"), False).metrics
+        ((_, terms),) = SYSTEM.losses(
+            network, {name: held_out[0][name][None] for name in ("dark", "target", "bright")}, chosen
+        )
+    assert found["loss"] == pytest.approx(float(terms["correct"]), rel=1e-5)

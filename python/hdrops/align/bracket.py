@@ -14,19 +14,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hdrops.align.corrected import CORRECTIONS, as_array
-from hdrops.align.correlation import affine, find_levels
+from hdrops.align.correlation import Levels, affine, find_levels, verified
 from hdrops.align.errors import AlignmentError, Unmatched, opencv
-from hdrops.align.features import find_features, homography
+from hdrops.align.features import Features, find_features, homography
 from hdrops.align.geometry import Area, Matrix, settled, translation, valid_area, valid_mask
-from hdrops.align.shift import shift
+from hdrops.align.shift import look_at, shift
 from hdrops.ops import _arguments
 from hdrops.ops.imf import estimate_imf, imf_fuse
 
+
+def _features_and_levels(frame: Tensor, correction: str) -> tuple[Features, Levels]:
+    return find_features(frame, correction), find_levels(frame, correction)
+
+
+def _homography(moving: tuple[Features, Levels], fixed: tuple[Features, Levels]) -> tuple[Matrix, float]:
+    return verified(lambda: homography(moving[0], fixed[0]), moving[1], fixed[1])
+
+
+def _affine(moving: Levels, fixed: Levels) -> tuple[Matrix, float]:
+    return verified(lambda: affine(moving, fixed), moving, fixed)
+
+
 # What is kept of a frame, and how two such are compared.
 _ESTIMATORS: dict[str, tuple[Callable[[Tensor, str], Any], Callable[[Any, Any], tuple[Matrix, float]]]] = {
-    "homography": (find_features, homography),
-    "affine": (find_levels, affine),
-    "shift": (lambda frame, _: frame, shift),
+    "homography": (_features_and_levels, _homography),
+    "affine": (find_levels, _affine),
+    "shift": (look_at, shift),
 }
 METHODS = tuple(_ESTIMATORS)
 FILLS = ("crop", "reference")
@@ -48,9 +61,9 @@ class Alignment:
         transforms: (K, 3, 3) float64, on the CPU: from (column, row, 1) in a frame to the reference, 0 at the centre of
             the first pixel, last entry 1. The identity for the reference and for frames that failed.
         confidence: (K,) float64, on the CPU, in [0, 1]: of "homography" the share of the matching features that agree
-            with the transform, of "affine" the correlation coefficient of the frames' detail, of "shift" the share of
-            the compared pixels whose bitmaps agree. The least of the chain where a frame was aligned through others; 1
-            for the reference, 0 for frames that failed.
+            with the transform, of "affine", and of frames that no motion or a shift explains as well, the correlation
+            coefficient of the frames' detail, of "shift" the share of the compared pixels whose bitmaps agree. The
+            least of the chain where a frame was aligned through others; 1 for the reference, 0 for frames that failed.
         failed: why, by the index of each frame that failed; empty unless ``best_effort`` was asked for.
         area: (top, left, height, width) of the images within the reference.
         reference: index of the frame that stayed.
@@ -82,7 +95,9 @@ def align_bracket(
     "homography" follows Im, Son, Kwon and Lee, "Multi-task learning approach using dynamic hyperparameter for
     multi-exposure fusion", section 3.6: SIFT features and a homography; the paper leaves the ratio test (0.75) and the
     tolerance of RANSAC (3 pixels) open. It follows any motion of a camera in the hand. "affine" maximises the enhanced
-    correlation coefficient, which needs no distinct features. "shift" finds whole pixels and resamples nothing.
+    correlation coefficient, which needs no distinct features. What either of them finds is kept where the edges of both
+    frames agree better under it than without any motion, or under the best shift: frames from a tripod stay as they
+    are. "shift" finds whole pixels and resamples nothing; it needs no OpenCV.
 
     Args:
         images: (K, C, H, W), C = 1 or 3, K >= 1, dark to bright: uint8 or uint16 codes, or floating point in [0, 1].
@@ -105,7 +120,7 @@ def align_bracket(
         TypeError: images of an unsupported dtype.
         ValueError: images of another shape, out of range or not finite, or an argument that is not offered.
         AlignmentError: frames that cannot be aligned, without ``best_effort``, or that show nothing in common.
-        hdrops.io.InputError: OpenCV is not installed.
+        hdrops.io.InputError: OpenCV is not installed, but for "shift".
     """
     images = _checked(images)
     for name, value, offered in (
@@ -225,11 +240,26 @@ def _resampled(
         if np.array_equal(transform, np.eye(3)):
             result[k] = images[k, :, top : top + height, left : left + width]
             continue
-        frame = torch.from_numpy(_warped(images[k], translation(-left, -top) @ transform, height, width, interpolation))
-        result[k] = frame.permute(2, 0, 1).to(images.dtype)
+        if np.array_equal(transform, translation(*np.rint(transform[:2, 2]))):
+            result[k] = _moved(images[k], transform, area)
+        else:
+            onto = translation(-left, -top) @ transform
+            frame = torch.from_numpy(_warped(images[k], onto, height, width, interpolation))
+            result[k] = frame.permute(2, 0, 1).to(images.dtype)
         if reference is not None:
             _complete(result[k], images[reference], transform)
     return result
+
+
+def _moved(frame: Tensor, transform: Matrix, area: Area) -> Tensor:
+    """A frame (C, H, W) moved by whole pixels, its borders repeated."""
+    top, left, height, width = area
+    right, down = (int(step) for step in transform[:2, 2])
+    rows, columns = (
+        (torch.arange(start, start + count, device=frame.device) - step).clamp(0, side - 1)
+        for start, count, step, side in zip((top, left), (height, width), (down, right), frame.shape[1:], strict=True)
+    )
+    return _storable(frame)[:, rows[:, None], columns].view(frame.dtype)
 
 
 def _warped(frame: Tensor, transform: Matrix, height: int, width: int, interpolation: str) -> NDArray[Any]:

@@ -36,6 +36,10 @@ def apply(transform: Matrix, points: Matrix) -> Matrix:
     return mapped[:, :2] / mapped[:, 2:]
 
 
+def inverse(transform: Matrix) -> Matrix:
+    return np.linalg.inv(transform).astype(np.float64)
+
+
 def corners(height: int, width: int) -> Matrix:
     """The centres of the four outermost pixels (4, 2), clockwise."""
     x, y = width - 1.0, height - 1.0

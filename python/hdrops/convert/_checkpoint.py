@@ -12,11 +12,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training scripts store tensors among other things
+_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _PARALLEL = "module."  # what DataParallel puts before every name
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by their names, on the CPU: of safetensors, or of ``torch.save``.
+    """The tensors of a checkpoint by their names, in float32 on the CPU: of safetensors, or of ``torch.save``.
 
     The latter is read by torch's restricted loader, which makes tensors and plain containers and runs no other code.
 
@@ -39,19 +41,20 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except Exception as error:  # of damaged files the loader raises whatever it meets, AssertionError and OSError too
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{file} is no checkpoint of tensors, or is damaged: {reason}") from error
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
+    for wrapper in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
     if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise ValueError(f"{file} must hold tensors by their names; whole models are not read")
     state = {str(name).removeprefix(_PARALLEL): tensor for name, tensor in found.items()}
     if len(state) < len(found):
         raise ValueError(f"{file} has names twice, with and without {_PARALLEL}")
     for name, tensor in state.items():
-        if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in _TYPES:
             raise ValueError(f"{file}: {name} must be a dense floating-point tensor, got {_kind(tensor)}")
-        if not bool(tensor.isfinite().all()):
-            raise ValueError(f"{file}: {name} is not finite")
-    return state
+        if not bool(tensor.float().isfinite().all()):
+            raise ValueError(f"{file}: {name} is not finite in float32")
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def _kind(tensor: Tensor) -> str:

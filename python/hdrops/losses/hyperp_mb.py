@@ -103,8 +103,8 @@ class ParamTuner(nn.Module):
         dark, middle, bright = (adaptive_gamma(image, self.tau) for image in (under, correct, over))
         distances = torch.stack([(dark - middle).abs(), (bright - middle).abs()], 1)
         total = distances.sum(1, keepdim=True)
-        known = total > 0
-        shares = torch.where(known, distances / torch.where(known, total, 1), 0.5)
+        same = total == 0  # and not NaN, which stays
+        shares = torch.where(same, 0.5, distances / torch.where(same, 1, total))
         return self.beta * shares
 
 
@@ -124,8 +124,8 @@ class HyperPMBLoss(nn.Module):
         alpha: α. The paper takes 1000.
         scale: s, the full scale of the values whose error is squared, which decides its weight beside α. The paper
             leaves it open; DenseFuse, whose α it takes over, works on 0 to 255.
-        scales: of MS-SSIM, 1 to 5, the first so many weights divided by their sum. Images must have 11 · 2^(scales - 1)
-            pixels a side: 176 for the paper's five.
+        scales: of MS-SSIM, 1 to 5, the first so many weights divided by their sum. Images must have
+            10 · 2^(scales - 1) + 1 pixels a side: 161 for the paper's five.
 
     Raises:
         ValueError: alpha, scale or scales out of range, or a tuner without masks.

@@ -129,8 +129,8 @@ def find(source: Path) -> tuple[pathlib.Path, pathlib.Path]:
 
 def _is_pickle(path: pathlib.Path) -> ValueError:
     return ValueError(
-        f"{path} is a pickle, which can run any code when it is loaded; convert it to {WEIGHTS} where you trust it "
-        "(safetensors.torch.save_file)"
+        f"{path} is a pickle, which can run any code when it is loaded; hdrops convert makes a folder of {WEIGHTS} of "
+        "published checkpoints that it knows, safetensors.torch.save_file a file of your own"
     )
 
 

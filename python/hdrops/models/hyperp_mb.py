@@ -20,7 +20,7 @@ from hdrops.models import _pretrained
 from hdrops.nn.initial import SPREAD, near_pixelwise_
 from hdrops.nn.reflection import reflected, reflected_relu
 from hdrops.nn.tiling import tiled
-from hdrops.ops._arguments import CODE_DTYPES, check_image_dtype
+from hdrops.ops._arguments import CODE_DTYPES, as_tensor, check_image_dtype
 from hdrops.ops.lab import lab_to_rgb, rgb_to_lab
 
 Preset = Literal["paper", "densefuse", "light", "tiny"]
@@ -43,6 +43,8 @@ class HyperPMBConfig:
         shared_encoder: whether one encoder sees both exposures, as DenseFuse has it.
         fusion: of the features, "sum" or "mean".
         scale: full scale of the values that the network computes with.
+        lightness: whether a network of one channel sees grey images as CIELAB's lightness too, as the paper has it for
+            colour, and not their values themselves.
 
     Raises:
         ValueError: a size that is not positive, or values out of range.
@@ -55,6 +57,7 @@ class HyperPMBConfig:
     shared_encoder: bool = False
     fusion: Fusion = "sum"
     scale: float = 255.0
+    lightness: bool = True
 
     def __post_init__(self) -> None:
         sizes = {"features": self.features, "layers": self.layers}
@@ -67,8 +70,9 @@ class HyperPMBConfig:
             raise ValueError(f"channels must be 1 or 3, got {self.channels!r}")
         if not 1 <= len(self.decoder) <= _MOST_LAYERS:
             raise ValueError(f"decoder must be 1 to 64 numbers, got {self.decoder!r}")
-        if type(self.shared_encoder) is not bool:
-            raise ValueError(f"shared_encoder must be true or false, got {self.shared_encoder!r}")
+        for name in ("shared_encoder", "lightness"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.fusion not in get_args(Fusion):
             raise ValueError(f"fusion must be 'sum' or 'mean', got {self.fusion!r}")
         if type(self.scale) not in (int, float) or not 0 < self.scale < math.inf:
@@ -79,7 +83,8 @@ class HyperPMBConfig:
         """A named configuration.
 
         Args:
-            name: "paper"; "densefuse", one encoder and the mean of the features, as in its published checkpoints;
+            name: "paper"; "densefuse", one encoder, the mean of the features and grey values as they are, as in its
+                published checkpoints;
                 "light", about a quarter of the paper's; or "tiny", for tests.
             changes: fields to set differently.
 
@@ -88,7 +93,7 @@ class HyperPMBConfig:
         """
         sizes: dict[str, dict[str, Any]] = {
             "paper": {},
-            "densefuse": {"shared_encoder": True, "fusion": "mean"},
+            "densefuse": {"shared_encoder": True, "fusion": "mean", "lightness": False},
             "light": {"features": 8, "decoder": (32, 16, 8)},
             "tiny": {"features": 4, "layers": 2, "decoder": (8, 4)},
         }
@@ -262,7 +267,8 @@ class HyperPMB(nn.Module):
         """The picture of a bracket, for inference (Figure 9).
 
         A network of one channel fuses CIELAB's lightness, whose 0 to 100 it sees as 0 to 1; both axes of colour are
-        the means of the frames'. One of three channels fuses RGB; of grey frames its first channel is the result.
+        the means of the frames'. With ``lightness=False`` it fuses the values of grey frames themselves. One of three
+        channels fuses RGB; of grey frames its first channel is the result.
 
         The paper fuses two images. Of more, a frame's features are those of both encoders, and weighted means replace
         the two that are added: the weights of the encoder of dark images fall in equal steps from the darkest frame to
@@ -281,6 +287,7 @@ class HyperPMB(nn.Module):
             TypeError, ValueError: fewer than two frames, frames of other shapes or dtypes, or float values outside
                 [0, 1].
         """
+        bracket = as_tensor(bracket, "bracket")
         check_image_dtype(bracket, "bracket")
         if bracket.dim() != 5 or bracket.shape[1] < 2 or bracket.shape[2] not in (1, _COLOURS):
             raise ValueError(
@@ -299,10 +306,11 @@ class HyperPMB(nn.Module):
     def _picture(self, *frames: Tensor) -> Tensor:
         """The picture of frames (N, C, H, W), of their dtype."""
         channels, dtype = frames[0].shape[1], frames[0].dtype
-        colour = [frame.expand(-1, _COLOURS, -1, -1) for frame in frames]
+        direct = self.config.channels == 3 or (channels == 1 and not self.config.lightness)
+        colour = [frame.expand(-1, self.config.channels if direct else _COLOURS, -1, -1) for frame in frames]
         if dtype in (torch.float16, torch.bfloat16):  # L*, up to 100, would lose what [0, 1] keeps
             colour = [frame.float() for frame in colour]
-        if self.config.channels == 1:
+        if not direct:
             spaces = [rgb_to_lab(frame) for frame in colour]
             fused = self._fused([self._ready(space[:, :1] / _LIGHTNESS) for space in spaces])
             colours = torch.stack([space[:, 1:] for space in spaces]).mean(0)

@@ -138,14 +138,15 @@ def _triplets(scenes: Sequence[pathlib.Path], kind: str, config: DataConfig, see
 def samples(config: HyperPMBTrainConfig) -> Data:
     """The triplets to train with, and those of other scenes to validate with."""
     data = config.data
-    least = _WINDOW << (config.loss.scales - 1)
-    if min(*data.size, *data.synthesis.frame) < least:
-        raise InputError(
-            f"MS-SSIM on {config.loss.scales} scales needs {least} pixels a side; raise data.size and "
-            "data.synthesis.frame, or lower loss.scales"
-        )
+    least = ((_WINDOW - 1) << (config.loss.scales - 1)) + 1
 
     def made(scenes: Sequence[pathlib.Path], kind: str, training: bool) -> Triplets:
+        key, sides = ("size", data.size) if kind == "brackets" else ("synthesis.frame", data.synthesis.frame)
+        if min(sides) < least:
+            raise InputError(
+                f"MS-SSIM on {config.loss.scales} scales needs {least} pixels a side; raise data.{key}, or lower "
+                "loss.scales"
+            )
         return _triplets(scenes, kind, data, config.seed, training)
 
     return Data(*datasets(data, made))
@@ -180,14 +181,21 @@ def losses(network: nn.Module, batch: Batch, config: HyperPMBTrainConfig) -> Ite
 def validate(
     network: HyperPMB, held_out: Dataset[Any], config: HyperPMBTrainConfig, device: torch.device, picture: bool
 ) -> Validation:
-    """MEF-SSIM of the grey picture given both sources, and its MS-SSIM to the correctly exposed image, in 8 bits."""
+    """MEF-SSIM of the grey picture given both sources, and its MS-SSIM to the correctly exposed image, in 8 bits.
+
+    The loss is the one that is trained.
+    """
     loss = loss_of(config.loss)
     found: list[dict[str, float]] = []
     rows: list[Tensor] = []
     for sample in spread(held_out, config.data.validation_samples):
         dark, target, bright = (luma(sample[name])[None].to(device) for name in ("dark", "target", "bright"))
         fused = network(dark, bright)
-        values = {"loss": float(loss(fused, dark, target, bright))}
+        judged = fused, dark, target, bright
+        if config.loss.task == "reconstruction":
+            images = torch.cat([dark, target, bright])
+            judged = network(images, images), images, images, images
+        values = {"loss": float(loss(*judged))}
         fused = eight_bits(fused)
         values["mef_ssim"] = float(mef_ssim(fused, torch.stack([dark, bright], 1)))
         values["ms_ssim_target"] = float(ms_ssim(fused, target, weights=loss.weights))
