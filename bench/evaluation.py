@@ -29,9 +29,17 @@ def link(files: Iterable[pathlib.Path], folder: pathlib.Path) -> None:
         place.symlink_to(file.resolve())
 
 
-def evaluated(pictures: pathlib.Path, methods: Sequence[str], sources: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
-    """The CSV file with the values of the pictures ``pictures/METHOD/SCENE.png``, beside a report ``out``."""
+def evaluated(
+    pictures: pathlib.Path,
+    methods: Sequence[str],
+    sources: pathlib.Path,
+    out: pathlib.Path,
+    metrics: Sequence[str] = (),
+) -> pathlib.Path:
+    """The CSV file with the values of the pictures ``pictures/METHOD/SCENE.png``, beside a report ``out``; of some
+    metrics, or of those of the field."""
     command = [sys.executable, "-m", "hdrops_cli.main", "evaluate", *(str(pictures / name) for name in methods)]
+    command += ["--metrics", ",".join(metrics)] if metrics else []
     subprocess.run([*command, "--sources", str(sources), "-o", str(out)], check=True)
     return out.with_suffix(".csv")
 
