@@ -155,6 +155,7 @@ def test_the_whole_reproduction_of_fusion_runs(fusion, brackets, monkeypatch):
     arguments += ["--results", str(brackets / "results")]
     monkeypatch.setattr(sys, "argv", ["script", str(brackets), str(brackets / "out"), *arguments])
     monkeypatch.setattr(fusion, "DESCENT", 3)
+    monkeypatch.setattr(fusion, "METRICS", ("ag", "piqe", "mef_ssim"))  # which are quick
     fusion.main()
     trained = json.loads((brackets / "out" / "hyperp-mb" / "data.json").read_text())
     assert trained["training"] == ["a", "b"]
@@ -164,6 +165,6 @@ def test_the_whole_reproduction_of_fusion_runs(fusion, brackets, monkeypatch):
     assert float(table["mertens"]["mef_ssim"]) > float(table["average"]["mef_ssim"])
     facts = json.loads((brackets / "results" / "run.json").read_text())
     assert sorted(facts["pairs"]) == ["iccv17/one", "iccv17/two", "pairs/one", "pairs/two"]
-    assert (facts["brackets of three"], facts["brackets of nine"]) == (2, 4)
+    assert (facts["brackets of three"], facts["brackets of nine"]) == (1, 2)
     for name in ("changes.csv", "losses.png", "sought_changes.csv", "three_frames.csv", "nine_frames.csv"):
         assert (brackets / "results" / name).stat().st_size > 0
