@@ -1,5 +1,7 @@
 // matching on the CPU: features of one image against those of another, moved.
 
+#include "hdrops/simd/matching.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -9,7 +11,6 @@
 
 #include "hdrops/buffer.h"
 #include "hdrops/matching_checks.h"
-#include "hdrops/simd/matching.h"
 
 namespace hdrops {
 namespace {
@@ -69,7 +70,7 @@ struct Padded {
          int64_t right_pad)
       : left(left_pad),
         stride(left_pad + math::rounded_up(p.width, matching_step) + right_pad),
-        plane(p.height * stride),
+        plane(plane_stride(p.height * stride)),
         // A run of the last row may end beyond it by as far as it is moved.
         memory(buffer<T>(count * plane + right_pad + matching_step)) {
     const auto* bytes = static_cast<const char*>(from);
@@ -77,7 +78,7 @@ struct Padded {
     torch::stable::parallel_for(
         0, rows, std::max<int64_t>(1, grain / p.width), [&](int64_t begin, int64_t end) {
           for (int64_t row = begin; row < end; ++row) {
-            T* const to = memory.get() + row * stride;
+            T* const to = memory.get() + row / p.height * plane + row % p.height * stride;
             std::fill_n(to, left, T(0));
             load(bytes + row * p.width * bytes_of(storage), storage, p.width, to + left);
             std::fill_n(to + left + p.width, stride - left - p.width, T(0));
@@ -87,6 +88,13 @@ struct Padded {
   }
 
   const T* get() const { return memory.get(); }
+
+  // An odd number of cache lines: at a power of two, the same place of all planes would share a few
+  // lines of the cache.
+  static int64_t plane_stride(int64_t elements) {
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    return (math::ceil_div(elements, line) | 1) * line;
+  }
 };
 
 // What one row of the result is made of.
@@ -175,7 +183,8 @@ void correlate(const CorrelationProblem& p,
         terms.to.push_back(m.index);
       }
     };
-    write_rows(u, v, p, p.motions, p.c * p.motions, image_to_write(out, n, results), storage, describe);
+    write_rows(
+        u, v, p, p.motions, p.c * p.motions, image_to_write(out, n, results), storage, describe);
   }
 }
 

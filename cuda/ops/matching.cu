@@ -34,12 +34,8 @@ __device__ void over(int64_t count, const F& f) {
 }
 
 template <class S>
-__global__ void __launch_bounds__(threads) correlate(const S* a,
-                                                     const S* b,
-                                                     const int64_t* motions,
-                                                     S* out,
-                                                     CorrelationProblem p,
-                                                     int64_t groups) {
+__global__ void __launch_bounds__(threads) correlate(
+    const S* a, const S* b, const int64_t* motions, S* out, CorrelationProblem p, int64_t groups) {
   using T = Compute<S>;
   over(p.n * groups * plane_of(p), [&](int64_t index) {
     const Place at = place_of(index, p, groups);
