@@ -98,7 +98,7 @@ def correlation(
         if out.is_contiguous():
             _providers.overload("correlation_out", backend, a)(a, b, moves, out)
             return out
-    result = _providers.overload("correlation", backend, a)(a, b, moves)
+    result: Tensor = _providers.overload("correlation", backend, a)(a, b, moves)
     return out.copy_(result) if out is not None else _arguments.keep_format(result, a)
 
 
