@@ -81,6 +81,14 @@ STABLE_TORCH_LIBRARY(hdrops, m) {
       "mef_ssim_means_backward(Tensor grad, Tensor fused, Tensor bracket, float[] window, "
       "float data_range, float k, int border, SymInt levels) -> Tensor");
 
+  // Features (N, C, H, W), motions (M, 2) of int64, rows of dy, dx: (N, M, H, W).
+  m.def("correlation(Tensor a, Tensor b, Tensor motions) -> Tensor");
+  m.def("correlation_out(Tensor a, Tensor b, Tensor motions, Tensor(a!) out) -> ()");
+  // Gradients of a and b; empty where not wanted.
+  m.def(
+      "correlation_backward(Tensor grad, Tensor a, Tensor b, Tensor motions, bool wants_a, "
+      "bool wants_b) -> (Tensor, Tensor)");
+
   // Rows of the whole numbers dy, dx, pixels that disagree and pixels compared, (N, 4) of int64.
   m.def("mtb_shift(Tensor image, Tensor reference, SymInt levels, SymInt exclude) -> Tensor");
 }

@@ -358,11 +358,26 @@ def _mtb() -> dict[str, list[Variant]]:
     }
 
 
+def _matching() -> dict[str, list[Variant]]:
+    def variant(image: str, inputs: tuple[str, ...], **constants: Any) -> Variant:
+        pointers = dict.fromkeys((*inputs, "out"), image) | {"motions": "i64"}
+        return Variant(pointers, {**constants, "WIDE": image == "fp64", "GROUP": 8, "BLOCK": 128})
+
+    floats = ("fp16", "bf16", "fp32", "fp64")
+    return {
+        "correlation_kernel": [variant(image, ("a", "b")) for image in floats],
+        "correlation_backward_kernel": [
+            variant(image, ("grad", "other"), MOVED=moved) for image, moved in _cycle(floats, (False, True))
+        ],
+    }
+
+
 VARIANTS = {
     "imf": _imf(),
     "exposure_fusion": _exposure_fusion(),
     "gaussian": _gaussian(),
     "lab": _lab(),
+    "matching": _matching(),
     "mef_ssim": _mef_ssim(),
     "mtb": _mtb(),
     "ssim": _ssim(),

@@ -27,6 +27,7 @@ from hdrops.reference import exposure_fusion as exposure_fusion_reference
 from hdrops.reference import gaussian as gaussian_reference
 from hdrops.reference import imf as imf_reference
 from hdrops.reference import lab as lab_reference
+from hdrops.reference import matching as matching_reference
 from hdrops.reference import mtb as mtb_reference
 
 # Triton reads this when its kernels are imported; see conftest.py.
@@ -620,7 +621,31 @@ def mtb_case(name: str, levels: int, exclude: int) -> OpCase:
     )
 
 
+def make_features(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    """Features of both signs, and as many motions as channels, so that the result has the shape of the features."""
+    a, b = (2 * torch.rand(*shape, generator=generator, dtype=torch.float64) - 1 for _ in range(2))
+    motions = torch.tensor([[1, -2], [-3, 5], [0, 0]])[: shape[1]]
+    return {"a": a.to(dtype), "b": b.to(dtype), "motions": motions}
+
+
+CORRELATION = OpCase(
+    name="correlation",
+    operator="correlation",
+    make=make_features,
+    images=("a", "b"),
+    call=lambda x, **kwargs: hdrops.correlation(x["a"], x["b"], x["motions"], **kwargs),
+    exact=lambda x: matching_reference.products(x["a"], x["b"], x["motions"]),
+    arguments=lambda x: (x["a"], x["b"], x["motions"]),
+    k=8,
+    k_gradient=8,
+    dtypes=FLOATS,
+    gradient_dtypes=FLOATS,
+    differentiable=("a", "b"),
+    backward=(True, True),
+)
+
 CASES = [
+    CORRELATION,
     imf_fuse_case("imf_fuse"),
     imf_fuse_case("imf_fuse-wide", (3, 101.5), (120, 251), (33, 4096), batched=True),
     exposure_fusion_case("exposure_fusion"),

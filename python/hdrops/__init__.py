@@ -12,6 +12,7 @@ from hdrops.ops.exposure_fusion import exposure_fusion
 from hdrops.ops.gaussian import gaussian_blur, gaussian_mask
 from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
 from hdrops.ops.lab import lab_to_rgb, rgb_to_lab
+from hdrops.ops.matching import correlation, motion_grid
 from hdrops.ops.mef_ssim import mef_ssim
 from hdrops.ops.mtb import mtb_shift
 from hdrops.ops.ssim import ms_ssim, ssim
@@ -21,6 +22,7 @@ _C.cpu_level()  # an HDROPS_CPU that names no level of this machine fails here, 
 
 __all__ = [
     "__version__",
+    "correlation",
     "crf_imf",
     "estimate_imf",
     "estimate_response",
@@ -32,6 +34,7 @@ __all__ = [
     "intermediate_imf",
     "lab_to_rgb",
     "mef_ssim",
+    "motion_grid",
     "ms_ssim",
     "mtb_shift",
     "response_imf",
