@@ -98,7 +98,7 @@ def correlation(
         if out.is_contiguous():
             _providers.overload("correlation_out", backend, a)(a, b, moves, out)
             return out
-    result: Tensor = _providers.overload("correlation", backend, a)(a, b, moves)
+    result = _providers.overload("correlation", backend, a)(a, b, moves)
     return out.copy_(result) if out is not None else _arguments.keep_format(result, a)
 
 
@@ -111,17 +111,17 @@ def checked_motions(motions: Any, device: torch.device) -> Tensor:
     """
     if isinstance(motions, Sequence):
         motions = torch.tensor(motions) if len(motions) else torch.zeros(0, 2, dtype=torch.int64)
-    motions = _arguments.as_tensor(motions, "motions")
-    if motions.dtype not in _INTEGERS:
-        raise TypeError(f"motions must be integers, got {motions.dtype}")
-    if motions.dim() != 2 or motions.shape[1] != 2:
-        raise ValueError(f"motions must be (M, 2), rows of (dy, dx), got shape {tuple(motions.shape)}")
-    if motions.device.type == "cpu" and not torch.compiler.is_compiling() and motions.numel():
+    moves: Tensor = _arguments.as_tensor(motions, "motions")
+    if moves.dtype not in _INTEGERS:
+        raise TypeError(f"motions must be integers, got {moves.dtype}")
+    if moves.dim() != 2 or moves.shape[1] != 2:
+        raise ValueError(f"motions must be (M, 2), rows of (dy, dx), got shape {tuple(moves.shape)}")
+    if moves.device.type == "cpu" and not torch.compiler.is_compiling() and moves.numel():
         # Of those on a GPU nothing is read here, since that would wait for it.
-        longest = int(motions.to(torch.int64).abs().max())
+        longest = int(moves.to(torch.int64).abs().max())
         if longest > _FARTHEST:
             raise ValueError(f"motions must be at most 2^30 pixels long, got {longest}")
-    return motions.to(device=device, dtype=torch.int64)
+    return moves.to(device=device, dtype=torch.int64)
 
 
 # ---- fake kernels and autograd -------------------------------------------------------------------------------------
