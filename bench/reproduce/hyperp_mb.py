@@ -17,7 +17,8 @@ OUT.
 
     python bench/reproduce/hyperp_mb.py DATA OUT
 
-Networks can be trained at the same time before, by ``--only NAME --threads 1`` in several processes.
+Networks can be trained at the same time before, by ``--only NAME --threads 1`` in several processes; ``--only folds``
+does the brackets of more frames alone.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ STEPS_OF_TABLE_2 = (("correct", "masks"), ("masks", "hyperp-mb"))
 SAME_PLACE = ("balanced_rock",)  # in the survey, as the pair balancedrock
 MOVING = ("iccv17/seq_74", "iccv17/seq_80")
 Method = Callable[[Tensor], Tensor]
+Brackets = Mapping[str, Sequence[pathlib.Path]]
 
 
 def learnt(name: str, data: pathlib.Path, out: pathlib.Path, budget: argparse.Namespace) -> HyperPMB:
@@ -233,42 +235,18 @@ def plot_losses(out: pathlib.Path, path: pathlib.Path) -> None:
     pyplot.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=pathlib.Path, help="folder with brackets.json")
-    parser.add_argument("out", type=pathlib.Path, help="folder of the runs and of the pictures")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--network", default="paper", choices=("paper", "light", "tiny"))
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--validated", nargs="*", default=["el_capitan", "ur_chapel_1", "ur_chapel_2", "willy_desk"])
-    parser.add_argument("--only", nargs="*", choices=RUNS, help="train these and stop")
-    parser.add_argument("--results", type=pathlib.Path, default=BENCH / "results" / "hyperp_mb")
-    budget = parser.parse_args()
+def static_brackets(data: pathlib.Path) -> tuple[Brackets, Brackets]:
+    """Those of DeepFuse, of three frames, in which nothing moves, and those of the survey, mostly of nine."""
+    static = evaluation.brackets(data, {"static"})
+    return (
+        {scene: files for scene, files in static.items() if scene.startswith("iccv17/") and scene not in MOVING},
+        {scene: files for scene, files in static.items() if scene.startswith("fairchild/")},
+    )
 
-    if budget.only is not None:
-        for name in budget.only:
-            learnt(name, budget.data, budget.out, budget)
-        return
-    models = {name: learnt(name, budget.data, budget.out, budget) for name in RUNS}
-    models["shipped"] = HyperPMB.from_pretrained()
-    methods: dict[str, Method] = {"average": average, "mertens": hdrops.exposure_fusion}
-    methods |= {name: models[name].fuse for name in TITLES if name in models}
 
-    pairs = evaluation.brackets(budget.data, {"pair"})
-    static = evaluation.brackets(budget.data, {"static"})
-    threes = {scene: files for scene, files in static.items() if scene.startswith("iccv17/") and scene not in MOVING}
-    judged = pairs | threes
-    table = table_of(pictures(methods, judged, budget.out / "pairs", ends=True))
-    budget.results.mkdir(parents=True, exist_ok=True)
-    runs.write_table(budget.results / "quality.csv", {name: means(table[name]) for name in methods}, TITLES)
-    write_changes(budget.results / "changes.csv", table)
-    plot_losses(budget.out, budget.results / "losses.png")
-    asked = table_of(sought(budget.data, budget.out / "sought"))
-    runs.write_table(budget.results / "sought.csv", {name: means(asked[name]) for name in SOUGHT}, SOUGHT)
-    write_changes(budget.results / "sought_changes.csv", asked, STEPS_OF_SOUGHT)
-
-    model = models["shipped"]
+def fold(data: pathlib.Path, out: pathlib.Path, results: pathlib.Path) -> dict[str, int]:
+    """Ways to fuse more frames than two, with the shipped weights; how many brackets of each kind were judged."""
+    model = HyperPMB.from_pretrained()
     folds: dict[str, Method] = {
         "by-place": model.fuse,
         "ends": lambda bracket: model.fuse(bracket[:, [0, -1]]),
@@ -281,15 +259,56 @@ def main() -> None:
         "by-pairs": "pair by pair, dark to bright",
         "mertens": "Mertens",
     }
-    many = {scene: files for scene, files in static.items() if scene.startswith("fairchild/")}
-    threes, many = (dict([*scenes.items()][::FOLDED]) for scenes in (threes, many))
-    for name, scenes in (("three", threes), ("nine", many)):
-        found = table_of(pictures(folds, scenes, budget.out / name, ends=False))
-        runs.write_table(budget.results / f"{name}_frames.csv", {fold: means(found[fold]) for fold in folds}, titles)
+    counts = {}
+    for name, brackets in zip(("three", "nine"), static_brackets(data), strict=True):
+        scenes = dict([*brackets.items()][::FOLDED])
+        found = table_of(pictures(folds, scenes, out / name, ends=False))
+        runs.write_table(results / f"{name}_frames.csv", {fold: means(found[fold]) for fold in folds}, titles)
+        counts[name] = len(scenes)
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=pathlib.Path, help="folder with brackets.json")
+    parser.add_argument("out", type=pathlib.Path, help="folder of the runs and of the pictures")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--network", default="paper", choices=("paper", "light", "tiny"))
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--validated", nargs="*", default=["el_capitan", "ur_chapel_1", "ur_chapel_2", "willy_desk"])
+    parser.add_argument("--only", nargs="*", choices=[*RUNS, "folds"], help="do these and stop")
+    parser.add_argument("--results", type=pathlib.Path, default=BENCH / "results" / "hyperp_mb")
+    budget = parser.parse_args()
+
+    budget.results.mkdir(parents=True, exist_ok=True)
+    if budget.only is not None:
+        for name in budget.only:
+            if name == "folds":
+                fold(budget.data, budget.out, budget.results)
+            else:
+                learnt(name, budget.data, budget.out, budget)
+        return
+    models = {name: learnt(name, budget.data, budget.out, budget) for name in RUNS}
+    models["shipped"] = HyperPMB.from_pretrained()
+    methods: dict[str, Method] = {"average": average, "mertens": hdrops.exposure_fusion}
+    methods |= {name: models[name].fuse for name in TITLES if name in models}
+
+    threes, _ = static_brackets(budget.data)
+    judged = evaluation.brackets(budget.data, {"pair"}) | threes
+    table = table_of(pictures(methods, judged, budget.out / "pairs", ends=True))
+    runs.write_table(budget.results / "quality.csv", {name: means(table[name]) for name in methods}, TITLES)
+    write_changes(budget.results / "changes.csv", table)
+    plot_losses(budget.out, budget.results / "losses.png")
+    asked = table_of(sought(budget.data, budget.out / "sought"))
+    runs.write_table(budget.results / "sought.csv", {name: means(asked[name]) for name in SOUGHT}, SOUGHT)
+    write_changes(budget.results / "sought_changes.csv", asked, STEPS_OF_SOUGHT)
+
+    folded = fold(budget.data, budget.out, budget.results)
 
     facts = {name: getattr(budget, name) for name in ("steps", "rate", "network")}
     facts |= {"share of the steps": SHARE, "left out": [*SAME_PLACE, *MOVING], "validated": budget.validated}
-    facts |= {"pairs": [*judged], "brackets of three": len(threes), "brackets of nine": len(many)}
+    facts |= {"pairs": [*judged]} | {f"brackets of {name}": count for name, count in folded.items()}
     facts |= {"machine": machine("cpu", budget.threads or torch.get_num_threads())}
     (budget.results / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
