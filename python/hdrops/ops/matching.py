@@ -29,7 +29,7 @@ def motion_grid(extent: int = 36, step: int = 3, *, centred: bool = True) -> Ten
             at 0: 0, 3, ... 33.
 
     Returns:
-        (M, 2) int64, rows of (dy, dx): ceil(extent / step)² of them, 144 for the defaults.
+        (M, 2) int64, rows of (dy, dx); ceil(extent / step)² of them, 144 for the defaults.
 
     Raises:
         ValueError: an extent or a step below 1.
