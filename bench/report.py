@@ -396,8 +396,8 @@ def fusion_section(folder: pathlib.Path) -> list[str]:
 
     shares = "".join(f"; {name} {share:.2f} times as many" for name, share in run["share of the steps"].items())
     intro = (
-        f"{len(run['pairs'])} under- and overexposed pairs of photographs that were not learnt from. Networks of "
-        f"triplets of the Fairchild survey, {run['steps']} updates at 256 x 256, one triplet each{shares}."
+        f"{len(run['pairs'])} under- and overexposed pairs of photographs that were not learnt from, aligned. Networks "
+        f"of triplets of the Fairchild survey, {run['steps']} updates at 256 x 256, one triplet each{shares}."
     )
     steps = "What MaskBuilder adds, and ParamTuner to it: the mean change, and in how many pairs the value rises."
     asked = (
