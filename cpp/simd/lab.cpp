@@ -15,9 +15,6 @@ constexpr int64_t run_length = 512;
 
 // ---- runs of pixels -----------------------------------------------------------------------------
 
-template <class T>
-constexpr Storage own_storage = std::is_same_v<T, float> ? Storage::f32 : Storage::f64;
-
 template <class Void>
 Void* element(const Planes<Void>& planes, int64_t channel, int64_t at) {
   using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;

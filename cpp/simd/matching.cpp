@@ -50,9 +50,6 @@ void sums(const MatchingSums<T>& of, T* const* sum) {
 }
 
 template <class T>
-constexpr Storage own_storage = std::is_same_v<T, float> ? Storage::f32 : Storage::f64;
-
-template <class T>
 void load(const void* from, Storage storage, int64_t n, T* to) {
   if (storage == own_storage<T>) {
     std::memcpy(to, from, static_cast<size_t>(n) * sizeof(T));

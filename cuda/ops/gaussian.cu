@@ -283,14 +283,6 @@ void with_types(ScalarType image, ScalarType result, const F& f) {
   });
 }
 
-// Calls f with the Tag of a floating-point storage type.
-template <class F>
-void with_float_type(ScalarType dtype, const F& f) {
-  with_image_type(dtype, [&](auto tag) {
-    if constexpr (!is_code_storage<typename decltype(tag)::type>) f(tag);
-  });
-}
-
 template <class T>
 DeviceWindow<T> gaussian_on_device(const Launcher& launch,
                                    const GaussianProblem& p,

@@ -77,14 +77,6 @@ __global__ void __launch_bounds__(threads)
   });
 }
 
-// Calls f with the Tag of a floating-point storage type.
-template <class F>
-void with_float_type(ScalarType dtype, const F& f) {
-  with_image_type(dtype, [&](auto tag) {
-    if constexpr (!is_code_storage<typename decltype(tag)::type>) f(tag);
-  });
-}
-
 template <class... Parameters, class... Pointers>
 void launch_over(const Launcher& launch,
                  void (*kernel)(Parameters...),

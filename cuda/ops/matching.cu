@@ -102,14 +102,6 @@ __global__ void __launch_bounds__(threads) correlate_backward(const S* grad,
   });
 }
 
-// Calls f with the Tag of a floating-point storage type.
-template <class F>
-void with_float_type(ScalarType dtype, const F& f) {
-  with_image_type(dtype, [&](auto tag) {
-    if constexpr (!is_code_storage<typename decltype(tag)::type>) f(tag);
-  });
-}
-
 void correlate_into(const CorrelationProblem& p,
                     const Tensor& a_in,
                     const Tensor& b_in,

@@ -92,4 +92,12 @@ void with_image_type(ScalarType dtype, const F& f) {
   }
 }
 
+// The same of a floating-point storage type; of codes it calls nothing.
+template <class F>
+void with_float_type(ScalarType dtype, const F& f) {
+  with_image_type(dtype, [&](auto tag) {
+    if constexpr (!is_code_storage<typename decltype(tag)::type>) f(tag);
+  });
+}
+
 }  // namespace hdrops

@@ -123,13 +123,18 @@ def _orientations(plane: NDArray[np.float32]) -> NDArray[np.complex64]:
     return field
 
 
+def _moved(plane: NDArray[np.float32], back: Matrix) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A plane in the coordinates of another of its size, and where it covers that."""
+    cv2 = opencv()
+    height, width = plane.shape
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpPerspective(plane, back, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return moved, valid_mask(inverse(back), height, width)
+
+
 def _agreement(moving: Levels, fixed: Levels, back: Matrix) -> float:
     """How well the orientations of two frames agree, over what both show: 1 where all do, about 0 by chance."""
-    cv2 = opencv()
-    height, width = fixed.planes[0].shape
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpPerspective(moving.planes[0], back, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    covered = valid_mask(inverse(back), height, width)
+    moved, covered = _moved(moving.planes[0], back)
     a, b = _orientations(moved)[covered], fixed.orientations[covered]
     count = math.sqrt(float(np.count_nonzero(a)) * np.count_nonzero(b))
     return float(np.vdot(a, b).real) / count if count else 0.0
@@ -138,10 +143,7 @@ def _agreement(moving: Levels, fixed: Levels, back: Matrix) -> float:
 def _coefficient(moving: NDArray[np.float32], fixed: NDArray[np.float32], back: Matrix) -> float:
     """The correlation coefficient of the detail of two planes, over what both show."""
     cv2 = opencv()
-    height, width = fixed.shape
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpPerspective(moving, back, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    covered = valid_mask(inverse(back), height, width)
+    moved, covered = _moved(moving, back)
     a, b = ((plane - cv2.GaussianBlur(plane, (0, 0), _DETAIL))[covered] for plane in (moved, fixed))
     energy = float(np.sum(a * a, dtype=np.float64) * np.sum(b * b, dtype=np.float64))
     return float(np.sum(a * b, dtype=np.float64)) / math.sqrt(energy) if energy > 0 else 0.0

@@ -52,9 +52,6 @@ def correlation_backward(
         variables = a.detach().requires_grad_(wants_a), b.detach().requires_grad_(wants_b)
         active = [v for v in variables if v.requires_grad]
         result = products(*variables, motions)
-        found = active and torch.autograd.grad(
-            result, active, grad.to(result.dtype), materialize_grads=True, allow_unused=True
-        )
-        grads = iter(found)
+        grads = iter(torch.autograd.grad(result, active, grad.to(result.dtype)) if active else active)
     grad_a, grad_b = (next(grads).detach() if v.requires_grad else v.new_empty(0) for v in variables)
     return grad_a, grad_b

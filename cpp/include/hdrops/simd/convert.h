@@ -62,6 +62,10 @@ inline uint16_t float_to_bfloat16(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+// Of an arithmetic type.
+template <class T>
+constexpr Storage own_storage = std::is_same_v<T, float> ? Storage::f32 : Storage::f64;
+
 // Storage to arithmetic type, unscaled.
 template <class In, class T>
 inline void load_run(const In* in, int64_t n, T* out) {
