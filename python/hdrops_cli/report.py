@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -107,8 +106,10 @@ def progress_console() -> Iterator[Console]:
     """A console on stderr's own terminal: image libraries are kept off file descriptor 2 while they read."""
     from rich.console import Console
 
+    from hdrops.io._stderr import duplicate
+
     try:
-        terminal = os.dup(2)
+        terminal = duplicate()
     except OSError:
         yield Console(quiet=True)
         return

@@ -611,6 +611,19 @@ def test_terminal(hdrops, album, monkeypatch):
     assert "*" not in stdout
 
 
+def test_progress_is_shown_while_libraries_are_held_back(capfd, monkeypatch):
+    """A picture that another thread reads must not swallow the bar."""
+    from hdrops.io._stderr import without_library_messages
+    from hdrops_cli.report import counting
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with without_library_messages():
+        with counting("evaluating", 2) as advance:
+            advance()
+        assert "evaluating" in capfd.readouterr().err
+    assert "evaluating" not in capfd.readouterr().err
+
+
 # ---- the metrics --------------------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,12 @@ def without_library_messages() -> Iterator[None]:
                         os.write(2, b"".join(lines))
 
 
+def duplicate() -> int:
+    """A new descriptor of what descriptor 2 is outside of the blocks; :class:`OSError` without one."""
+    with _lock:
+        return os.dup(2 if _terminal < 0 else _terminal)
+
+
 def _restore_in_child() -> None:
     """A process forked while others read gets its own standard error back, and a free lock."""
     global _readers, _terminal, _held_back
