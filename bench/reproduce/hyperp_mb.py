@@ -268,6 +268,17 @@ def fold(data: pathlib.Path, out: pathlib.Path, results: pathlib.Path) -> dict[s
     return counts
 
 
+def counted(folded: dict[str, int]) -> dict[str, int]:
+    return {f"brackets of {name}": count for name, count in folded.items()}
+
+
+def record(results: pathlib.Path, facts: dict) -> None:
+    """Write what the results are of into ``run.json``, over what it said of the same."""
+    place = results / "run.json"
+    known = json.loads(place.read_text()) if place.exists() else {}
+    place.write_text(json.dumps(known | facts, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path, help="folder with brackets.json")
@@ -285,7 +296,7 @@ def main() -> None:
     if budget.only is not None:
         for name in budget.only:
             if name == "folds":
-                fold(budget.data, budget.out, budget.results)
+                record(budget.results, counted(fold(budget.data, budget.out, budget.results)))
             else:
                 learnt(name, budget.data, budget.out, budget)
         return
@@ -308,9 +319,9 @@ def main() -> None:
 
     facts = {name: getattr(budget, name) for name in ("steps", "rate", "network")}
     facts |= {"share of the steps": SHARE, "left out": [*SAME_PLACE, *MOVING], "validated": budget.validated}
-    facts |= {"pairs": [*judged]} | {f"brackets of {name}": count for name, count in folded.items()}
+    facts |= {"pairs": [*judged]} | counted(folded)
     facts |= {"machine": machine("cpu", budget.threads or torch.get_num_threads())}
-    (budget.results / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
+    record(budget.results, facts)
 
 
 if __name__ == "__main__":
