@@ -47,6 +47,7 @@ from hdrops.train.config import (
 )
 from hdrops.train.errors import TrainingError
 from hdrops.train.logs import Board, Table
+from hdrops.train.memory import kept_memory, return_memory
 from hdrops.train.processes import Processes, joined_processes
 from hdrops.train.random_state import random_state, seed_everything, set_random_state
 from hdrops.train.sampler import Batches, Key
@@ -161,7 +162,7 @@ def train(
         raise InputError("force removes a run for a fresh one; ask for both")
     # Settings first: for them torch imports modules that, once there is a process group, hold it until the interpreter
     # ends, and its threads with it, which then abort the process now and then.
-    with _computing(config), joined_processes(config.run.device) as processes:
+    with _computing(config), joined_processes(config.run.device) as processes, kept_memory():
         quiet = warn if processes.first else _silent
         with contextlib.ExitStack() as stack:
             if processes.first:
@@ -328,6 +329,7 @@ def _worker(closing: Any, number: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
+    return_memory()  # pictures come in many sizes
 
 
 # ---- the run -------------------------------------------------------------------------------------------------------
