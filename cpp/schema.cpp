@@ -89,6 +89,30 @@ STABLE_TORCH_LIBRARY(hdrops, m) {
       "correlation_backward(Tensor grad, Tensor a, Tensor b, Tensor motions, bool wants_a, "
       "bool wants_b) -> (Tensor, Tensor)");
 
+  // Features (N, n, C, H, W), saturation (N, n, 1 or C, H, W), motions (M, 2) of int64; `order` of the
+  // depth axis from the slowest index to the fastest: 0 image, 1 motion, 2 exposure. The result is
+  // (N, D, H, W, channels).
+  m.def(
+      "matching_volume(Tensor features, Tensor? saturation, Tensor motions, float[] exposures, "
+      "int reference, bool cap, float ceiling, bool inner, int[] order, bool include_reference) "
+      "-> Tensor");
+  m.def(
+      "matching_volume_backward(Tensor grad, Tensor features, Tensor? saturation, Tensor motions, "
+      "float[] exposures, int reference, bool cap, float ceiling, bool inner, int[] order, "
+      "bool include_reference) -> Tensor");
+  // The volume's convolution, (N, D', H', W', K): of depth, rows and columns.
+  m.def(
+      "matching_conv3d(Tensor features, Tensor? saturation, Tensor weight, Tensor? bias, "
+      "Tensor motions, float[] exposures, int reference, bool cap, float ceiling, bool inner, "
+      "int[] order, bool include_reference, int[] stride, int[] padding, int[] dilation, "
+      "bool relu) -> Tensor");
+  // Gradients of the features and of the weight; empty where not wanted.
+  m.def(
+      "matching_conv3d_backward(Tensor grad, Tensor features, Tensor? saturation, Tensor weight, "
+      "Tensor motions, float[] exposures, int reference, bool cap, float ceiling, bool inner, "
+      "int[] order, bool include_reference, int[] stride, int[] padding, int[] dilation, "
+      "bool wants_features, bool wants_weight) -> (Tensor, Tensor)");
+
   // Rows of the whole numbers dy, dx, pixels that disagree and pixels compared, (N, 4) of int64.
   m.def("mtb_shift(Tensor image, Tensor reference, SymInt levels, SymInt exclude) -> Tensor");
 }

@@ -13,6 +13,7 @@ from hdrops.ops.gaussian import gaussian_blur, gaussian_mask
 from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
 from hdrops.ops.lab import lab_to_rgb, rgb_to_lab
 from hdrops.ops.matching import correlation, motion_grid
+from hdrops.ops.matching_volume import matching_conv3d, matching_volume
 from hdrops.ops.mef_ssim import mef_ssim
 from hdrops.ops.mtb import mtb_shift
 from hdrops.ops.ssim import ms_ssim, ssim
@@ -33,6 +34,8 @@ __all__ = [
     "imf_fuse",
     "intermediate_imf",
     "lab_to_rgb",
+    "matching_conv3d",
+    "matching_volume",
     "mef_ssim",
     "motion_grid",
     "ms_ssim",
