@@ -89,6 +89,7 @@ def matching_cases(sizes: list[str], device: str) -> list[Case]:
         for variant in ("fresh", "forward+backward"):
             made: Callable[[], Any] = functools.partial(_build, *SHAPES[name], variant != "fresh", device)
             label = f"correlation, {CHANNELS} channels, {(EXTENT // STEP) ** 2} motions"
+            label += "" if variant == "fresh" else ", forward and backward"
             cases.append(Case("matching", label, name, *SHAPES[name], variant, made, headline=True, limit_s=LIMIT_S))
     return cases
 

@@ -28,6 +28,7 @@ from hdrops.reference import gaussian as gaussian_reference
 from hdrops.reference import imf as imf_reference
 from hdrops.reference import lab as lab_reference
 from hdrops.reference import matching as matching_reference
+from hdrops.reference import matching_volume as matching_volume_reference
 from hdrops.reference import mtb as mtb_reference
 
 # Triton reads this when its kernels are imported; see conftest.py.
@@ -123,8 +124,8 @@ class OpCase:
     The backward of a ``linear`` operator takes no image.
     ``results`` gives the dtypes offered for results from images of a dtype, the default first.
     ``numbers`` gives the shape of what the operator returns where that is no image: numbers of the arithmetic type.
-    ``backward`` holds what the schema of the backward takes beyond ``arguments``. Below ``least_side`` pixels the
-    result hangs on cancellation.
+    ``backward`` holds what the schema of the backward takes beyond ``arguments``, or ``backward_arguments`` in their
+    place. Below ``least_side`` pixels the result hangs on cancellation. ``backends`` are those that have the operator.
     """
 
     name: str
@@ -146,6 +147,8 @@ class OpCase:
     results: Callable[[torch.dtype], tuple[torch.dtype, ...]] = usual_results
     numbers: Callable[[Tensor], tuple[int, ...]] | None = None
     backward: tuple[Any, ...] = ()
+    backward_arguments: Callable[[dict[str, Tensor]], tuple[Any, ...]] | None = None
+    backends: tuple[str, ...] = _providers.BACKENDS
     shapes: tuple[str, ...] = tuple(SHAPES)
     many_blocks: tuple[int, ...] = SHAPES["many-blocks"]
     least_side: int = 1
@@ -644,8 +647,91 @@ CORRELATION = OpCase(
     backward=(True, True),
 )
 
+VOLUME_MOTIONS = torch.tensor([[0, 1], [-2, 0]])
+VOLUME_EXPOSURES = [0.5, 3.0]
+
+
+def volume_case(name: str, *, convolved: bool, cap: bool = False, inner: bool = False, masked: bool = False) -> OpCase:
+    """Brackets of two, given as two images; the reference is the second. Results as the operator lays them out."""
+    operator = "matching_conv3d" if convolved else "matching_volume"
+
+    def make(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+        def drawn(*sizes: int) -> Tensor:
+            return (2 * torch.rand(*sizes, generator=generator, dtype=torch.float64) - 1).to(dtype)
+
+        found = {"features": drawn(*shape), "b": drawn(*shape)}
+        if convolved:
+            found |= {"weight": drawn(2, 3 * shape[1] + (1 if inner else shape[1]), 3, 3, 3) / 8}
+        return found
+
+    def tensors(x: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        features = torch.stack([torch.as_tensor(x["features"]), torch.as_tensor(x["b"])], 1)
+        if not masked:
+            return features, None
+        saturation = torch.linspace(0, 1, 7).repeat(features.numel()).to(features)
+        return features, saturation[: features[:, :, :1].numel()].view_as(features[:, :, :1])
+
+    settings = (VOLUME_EXPOSURES, 1, cap, 0.4, inner, [1, 0, 2], True)
+    convolution = ([2, 1, 1], [1, 1, 1], [1, 1, 1])
+
+    def call(x: dict[str, Tensor], **kwargs: Any) -> Tensor:
+        for name in ("features", "b"):
+            if isinstance(x[name], list):
+                raise TypeError(f"{name} must be a tensor or an array that supports DLPack, got list")
+        features, saturation = tensors(x)
+        options = {"mask": "cap" if cap else "gain", "ceiling": 0.4, "correlation": "inner" if inner else "product"}
+        motions = VOLUME_MOTIONS.to(features.device)
+        rest = (1, motions, VOLUME_EXPOSURES, saturation)
+        if not convolved:
+            return hdrops.matching_volume(features, *rest, order="mie", **options, **kwargs).permute(0, 2, 3, 4, 1)
+        found = hdrops.matching_conv3d(
+            features, torch.as_tensor(x["weight"]), None, *rest, stride=(2, 1, 1), order="mie", **options, **kwargs
+        )
+        return found.permute(0, 2, 3, 4, 1)
+
+    def arguments(x: dict[str, Tensor], bias: bool = True) -> tuple[Any, ...]:
+        tail = (VOLUME_MOTIONS.to(x["features"].device), *settings)
+        if not convolved:
+            return (*tensors(x), *tail)
+        last = (False,) if bias else ()
+        return (*tensors(x), x["weight"], *((None,) if bias else ()), *tail, *convolution, *last)
+
+    def numbers(image: Tensor) -> tuple[int, ...]:
+        n, c, height, width = image.shape
+        channels = 3 * c + (1 if inner else c)
+        return (n, 4, height, width, 2) if convolved else (n, 8, height, width, channels)
+
+    definition = getattr(matching_volume_reference, operator)
+    return OpCase(
+        name=name,
+        operator=operator,
+        make=make,
+        images=("features", "b"),
+        call=call,
+        exact=lambda x: definition(*arguments(x)),
+        arguments=arguments,
+        k=32,
+        k_gradient=64,
+        dtypes=(torch.float64, torch.float32),
+        gradient_dtypes=(torch.float64, torch.float32),
+        differentiable=("features", "b", "weight") if convolved else ("features", "b"),
+        has_out=False,
+        numbers=numbers,
+        backward=(True, True) if convolved else (),
+        backward_arguments=(lambda x: arguments(x, bias=False)) if convolved else None,
+        backends=("cpp", "reference"),
+        shapes=tuple(name for name in SHAPES if name != "no-rows"),
+        many_blocks=(1, 3, 45, 71),
+    )
+
+
 CASES = [
     CORRELATION,
+    volume_case("matching_volume", convolved=False),
+    volume_case("matching_volume-cap", convolved=False, cap=True, inner=True, masked=True),
+    volume_case("matching_conv3d", convolved=True),
+    volume_case("matching_conv3d-mask", convolved=True, masked=True),
+    volume_case("matching_conv3d-cap", convolved=True, cap=True, inner=True),
     imf_fuse_case("imf_fuse"),
     imf_fuse_case("imf_fuse-wide", (3, 101.5), (120, 251), (33, 4096), batched=True),
     exposure_fusion_case("exposure_fusion"),

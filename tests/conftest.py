@@ -10,7 +10,7 @@ import os
 
 import pytest
 import torch
-from cases import INTERPRETING
+from cases import INTERPRETING, OpCase
 
 from hdrops.ops import _providers
 
@@ -117,7 +117,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         keys = (of_backend, f"{of_backend}{parameters.get('shape')}")
         return any(key in THINNED and counted(key, THINNED[key]) for key in keys)
 
+    def there(item: pytest.Item) -> bool:
+        """Whether the backend has the case's operator."""
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        backend = parameters.get("backend", parameters.get("gpu_backend"))
+        case = parameters.get("case")
+        return backend is None or not isinstance(case, OpCase) or backend in case.backends
+
     def wanted(item: pytest.Item) -> bool:
+        if not there(item):
+            return False
         if not config.getoption("--full") and item.get_closest_marker("full"):
             return False
         if INTERPRETING:

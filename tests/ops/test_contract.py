@@ -377,6 +377,8 @@ def overloads(
     if dtype in case.gradient_dtypes:
         numbers = case.numbers is not None
         grad = torch.randn(shape, device=device).to(compute_dtype(dtype) if numbers or dtype in CODES else dtype)
+        if case.backward_arguments is not None:
+            variables = case.backward_arguments(inputs)
         found.append((overload("_backward"), (grad.requires_grad_(), *variables[case.linear :], *case.backward)))
     return found
 

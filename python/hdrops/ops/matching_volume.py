@@ -152,7 +152,7 @@ def matching_conv3d(
         raise ValueError(f'activation must be "relu" or None, got {activation!r}')
     how = [_triple(stride, "stride", 1), _triple(padding, "padding", 0), _triple(dilation, "dilation", 1)]
     shape = _result_shape(features, weight, settings, how)
-    if min(shape[1:]) < 1:
+    if any(side < 1 for side in shape[1:]):
         raise ValueError(
             f"the kernel {tuple(weight.shape[2:])} with dilation {tuple(how[2])} is larger than the padded volume"
         )

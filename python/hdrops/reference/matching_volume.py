@@ -140,7 +140,8 @@ def _convolved(
     before = len([d for d in read if d < 0])
     padded = F.pad(slices, (0, 0, 0, 0, before, len(read) - before - len(inside)))
     _, *padding = how.padding
-    return F.conv3d(padded, weight, None, tuple(how.stride), (0, *padding), tuple(how.dilation))
+    with torch.autocast(features.device.type, enabled=False):
+        return F.conv3d(padded, weight, None, tuple(how.stride), (0, *padding), tuple(how.dilation))
 
 
 def _split(settings: tuple[object, ...]) -> tuple[Volume, Convolution]:
