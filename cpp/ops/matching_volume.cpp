@@ -10,11 +10,7 @@
 namespace hdrops {
 namespace {
 
-const void* at_byte(const Tensor& t, int64_t element) {
-  return static_cast<const char*>(t.const_data_ptr()) +
-         element * bytes_of(storage_of(t.scalar_type()));
-}
-void* at_byte_to_write(const Tensor& t, int64_t element) {
+void* place_of(const Tensor& t, int64_t element) {
   return static_cast<char*>(t.mutable_data_ptr()) + element * bytes_of(storage_of(t.scalar_type()));
 }
 
@@ -34,7 +30,7 @@ void fill_volume(const Sampler<T>& images, int64_t n, const Tensor& out) {
       const int64_t d = at / p.height, y = at % p.height;
       const VolumeSlice slice = slice_of(p, d);
       const bool moved = slice.image != p.reference;
-      void* const place = at_byte_to_write(out, (n * p.depth() * p.height + at) * row);
+      void* const place = place_of(out, (n * p.depth() * p.height + at) * row);
       T* const to = direct ? static_cast<T*>(place) : scratch.get();
       const Moved<T> how = moved ? images.how(slice.exposure) : Moved<T>{Gain::scaled, T(1), T(0)};
       const int64_t* move = images.moves.data() + 2 * slice.motion;
@@ -126,7 +122,7 @@ struct Map {
   Buffer<T> memory;
 };
 
-template <class T>
+template <class T, class S>
 class Convolution {
  public:
   Convolution(const Sampler<T>& images, const Convolved& how, const T* weight, const T* bias)
@@ -178,7 +174,7 @@ class Convolution {
     }
     if (p_.include_reference) {
       constant_ = map_of(false);
-      const auto weights = packed(weight_, p_, how_, 0, c, 0, how.taps[0], weight_ + c * all);
+      const auto weights = packed<T, S>(weight_, p_, how_, 0, c, 0, how.taps[0], weight_ + c * all);
       convolve(constant_,
                weights.get(),
                c,
@@ -225,8 +221,8 @@ class Convolution {
   }
 
  private:
-  Buffer<T> pack(int64_t first, int64_t channels, int64_t kd_begin, int64_t kd_end) const {
-    return packed(weight_, p_, how_, first, channels, kd_begin, kd_end);
+  Buffer<S> pack(int64_t first, int64_t channels, int64_t kd_begin, int64_t kd_end) const {
+    return packed<T, S>(weight_, p_, how_, first, channels, kd_begin, kd_end);
   }
 
   // At all places that a moved kernel can have, or at those of the result.
@@ -256,7 +252,7 @@ class Convolution {
   // Adds the convolution of rows that `row(y, x, count, to, scratch)` makes.
   template <class Row>
   void convolve(const Map<T>& map,
-                const T* weights,
+                const S* weights,
                 int64_t channels,
                 bool everywhere,
                 const Row& row) const {
@@ -267,29 +263,34 @@ class Convolution {
     const int64_t strips = math::ceil_div(map.width, loops_.pixels);
     const int64_t most = columns(loops_.pixels, step_x);
     torch::stable::parallel_for(0, map.height, 1, [&](int64_t begin, int64_t end) {
-      const auto strip = buffer<T>(how_.taps[1] * most * channels);
+      const int64_t kept = held<S>(channels);
+      const auto strip = buffer<S>(how_.taps[1] * most * kept);
+      const auto line = buffer<T>(most * p_.c);
       const auto scratch = buffer<T>(most * p_.c);
       for (int64_t y = begin; y < end; ++y)
         for (int64_t s = 0; s < strips; ++s) {
           const int64_t x = s * map.width / strips, count = (s + 1) * map.width / strips - x;
           const int64_t wide = columns(count, step_x);
           for (int64_t ky = 0; ky < how_.taps[1]; ++ky)
-            row(y * step_y - top + ky * how_.dilation[1],
-                x * step_x - left,
-                wide,
-                strip.get() + ky * wide * channels,
-                scratch.get());
-          const auto taps = tap_offsets(wide, channels);
-          loops_.multiply({strip.get(),
-                           step_x * channels,
-                           taps.data(),
-                           taps_plane_,
-                           channels,
-                           weights,
-                           map.stride / loops_.width,
-                           count,
-                           map.memory.get() + (y * map.width + x) * map.stride,
-                           map.stride});
+            make_strip<T, S>(
+                wide, channels, line.get(), strip.get() + ky * wide * kept, [&](T* to) {
+                  row(y * step_y - top + ky * how_.dilation[1],
+                      x * step_x - left,
+                      wide,
+                      to,
+                      scratch.get());
+                });
+          const auto taps = tap_offsets(wide, kept);
+          multiply_strip<T, S>({strip.get(),
+                                step_x * kept,
+                                taps.data(),
+                                taps_plane_,
+                                kept,
+                                weights,
+                                map.stride / loops_.width,
+                                count,
+                                map.memory.get() + (y * map.width + x) * map.stride,
+                                map.stride});
         }
     });
   }
@@ -303,9 +304,10 @@ class Convolution {
           how_(of.how_),
           most_(of.columns(of.loops_.pixels, of.how_.stride[2])),
           kept_(std::min<int64_t>(8, (how_.taps[0] - 1) * how_.dilation[0] + 2)),
-          differences_(kept_, how_.taps[1] * most_ * p_.c),
+          differences_(kept_, how_.taps[1] * most_ * held<S>(p_.c)),
           products_(of.hoisted_ ? 2 : 1, of.hoisted_ ? 2 * of.loops_.pixels * of.stride() : 0),
-          strip_(buffer<T>(how_.taps[1] * most_ * p_.c)),
+          strip_(buffer<S>(how_.taps[1] * most_ * held<S>(p_.c))),
+          line_(buffer<T>(most_ * p_.c)),
           scratch_(buffer<T>(most_ * p_.c)),
           tile_(buffer<T>(of.loops_.pixels * of.padded_)),
           packed_(buffer<T>(of.loops_.pixels * how_.k)) {}
@@ -317,8 +319,8 @@ class Convolution {
       top_ = y * how_.stride[1] - how_.padding[1];
       left_ = x * how_.stride[2] - how_.padding[2];
       wide_ = of_.columns(count, how_.stride[2]);
-      taps_ = of_.tap_offsets(wide_, p_.c);
-      sums_ = of_.tap_offsets(wide_, 1);
+      taps_ = of_.tap_offsets(wide_, held<S>(p_.c));
+      sums_ = of_.tap_offsets(wide_, held<S>(1));
       differences_.forget();
       products_.forget();
       inside();
@@ -345,10 +347,8 @@ class Convolution {
           result = packed_.get();
         }
         const int64_t row = (n * how_.size[0] + o) * how_.size[1] + y;
-        store_elements(result,
-                       count * how_.k,
-                       at_byte_to_write(out, (row * how_.size[2] + x) * how_.k),
-                       storage);
+        store_elements(
+            result, count * how_.k, place_of(out, (row * how_.size[2] + x) * how_.k), storage);
       }
     }
 
@@ -378,25 +378,28 @@ class Convolution {
       const int64_t down = of_.images_.moves[2 * slice.motion];
       const int64_t right = of_.images_.moves[2 * slice.motion + 1];
       const Moved<T> how = of_.images_.how(slice.exposure);
-      const auto rows = [&](Part part, const T* a, const T* b, const Moved<T>& as, T* to) {
+      const auto rows = [&](Part part, const T* a, const T* b, const Moved<T>& as, S* to) {
         const bool sum = part == Part::product && p_.inner;
         const int64_t channels = sum ? 1 : p_.c;
         for (int64_t ky = 0; ky < how_.taps[1]; ++ky)
-          of_.images_.row(part,
-                          a,
-                          b,
-                          as,
-                          down,
-                          right,
-                          top_ + ky * how_.dilation[1],
-                          left_,
-                          wide_,
-                          to + ky * wide_ * channels,
-                          sum,
-                          scratch_.get());
+          make_strip<T, S>(
+              wide_, channels, line_.get(), to + ky * wide_ * held<S>(channels), [&](T* line) {
+                of_.images_.row(part,
+                                a,
+                                b,
+                                as,
+                                down,
+                                right,
+                                top_ + ky * how_.dilation[1],
+                                left_,
+                                wide_,
+                                line,
+                                sum,
+                                scratch_.get());
+              });
       };
-      const T* const difference =
-          differences_.get(d, [&](T* to) { rows(Part::difference, u, v, how, to); });
+      const S* const difference =
+          differences_.get(d, [&](S* to) { rows(Part::difference, u, v, how, to); });
       multiply(difference, p_.c, of_.difference_[kd].get(), 0, count_, tile_.get(), of_.padded_);
 
       if (begin_ < end_) {
@@ -441,25 +444,25 @@ class Convolution {
       if (v != nullptr) add_products(sums + size, kd, how.exposure);
     }
 
-    void multiply(const T* strip,
+    void multiply(const S* strip,
                   int64_t channels,
-                  const T* weights,
+                  const S* weights,
                   int64_t begin,
                   int64_t end,
                   T* tile,
                   int64_t stride) const {
       if (end <= begin) return;
-      const int64_t step = how_.stride[2] * channels;
-      of_.loops_.multiply({strip + begin * step,
-                           step,
-                           channels == p_.c ? taps_.data() : sums_.data(),
-                           of_.taps_plane_,
-                           channels,
-                           weights,
-                           stride / of_.loops_.width,
-                           end - begin,
-                           tile + begin * stride,
-                           stride});
+      const int64_t kept = held<S>(channels), step = how_.stride[2] * kept;
+      multiply_strip<T, S>({strip + begin * step,
+                            step,
+                            channels == p_.c ? taps_.data() : sums_.data(),
+                            of_.taps_plane_,
+                            kept,
+                            weights,
+                            stride / of_.loops_.width,
+                            end - begin,
+                            tile + begin * stride,
+                            stride});
     }
 
     void add_moved(const Map<T>& map, int64_t kd, T scale, int64_t down, int64_t right) {
@@ -488,8 +491,10 @@ class Convolution {
     const VolumeProblem& p_;
     const Convolved& how_;
     int64_t most_, kept_;
-    Kept<T> differences_, products_;
-    Buffer<T> strip_, scratch_, tile_, packed_;
+    Kept<S> differences_;
+    Kept<T> products_;
+    Buffer<S> strip_;
+    Buffer<T> line_, scratch_, tile_, packed_;
     std::vector<int64_t> taps_, sums_;
     int64_t y_ = 0, x_ = 0, count_ = 0, top_ = 0, left_ = 0, wide_ = 0, begin_ = 0, end_ = 0;
   };
@@ -506,8 +511,8 @@ class Convolution {
   Buffer<T> bias_;
   Moved<T> plain_{Gain::scaled, T(1), T(0)};
   bool hoisted_ = false;
-  std::vector<Buffer<T>> linear_, difference_, product_;
-  Buffer<T> products_;
+  std::vector<Buffer<S>> linear_, difference_, product_;
+  Buffer<S> products_;
   Map<T> of_reference_{}, constant_{};
   std::vector<std::vector<Map<T>>> moved_;
 };
@@ -518,6 +523,11 @@ Buffer<T> elements_of(const Tensor& t) {
   auto values = buffer<T>(std::max<int64_t>(1, t.numel()));
   load_elements(t.const_data_ptr(), storage_of(t.scalar_type()), t.numel(), values.get());
   return values;
+}
+
+bool multiplies_bf16() {
+  static const bool does = HDROPS_PICK(matching_volume_loops).has_bf16();
+  return does;
 }
 
 Tensor matching_conv3d(const Tensor& features_in,
@@ -573,7 +583,16 @@ Tensor matching_conv3d(const Tensor& features_in,
     const auto biases = bias ? elements_of<T>(*bias) : Buffer<T>();
     for (int64_t n = 0; n < p.n; ++n) {
       const Sampler<T> images(p, features, saturation, motions, exposures, n);
-      Convolution<T>(images, how, weights.get(), biases.get()).run(n, relu, out);
+      const auto run = [&]<class S>(S) {
+        Convolution<T, S>(images, how, weights.get(), biases.get()).run(n, relu, out);
+      };
+      if constexpr (std::is_same_v<T, float>) {
+        if (features.scalar_type() == ScalarType::BFloat16 && multiplies_bf16()) {
+          run(bfloat16_bits{});
+          continue;
+        }
+      }
+      run(T{});
     }
   });
   return out;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "hdrops/simd/convert.h"
 #include "hdrops/simd/vectors.h"
 
 namespace hdrops {
@@ -335,9 +336,80 @@ constexpr MatchingVolumeLoopsOf<T> loops_of = {
     .outer = outer<T>,
 };
 
+// ---- products in bfloat16, two at a time, summed in float32 ----
+
+#if defined(__AVX512F__)
+#define HDROPS_BF16 __attribute__((target("avx512bf16")))
+
+HDROPS_BF16 void round_bf16(const float* from, int64_t n, bfloat16_bits* to) {
+  int64_t i = 0;
+  for (; i + lanes<float> <= n; i += lanes<float>) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(from + i));
+    std::memcpy(to + i, &rounded, sizeof rounded);
+  }
+  store_run(from + i, n - i, to + i);
+}
+
+template <int64_t pixels>
+HDROPS_BF16 void multiply_strip_bf16(const StripProduct<float, bfloat16_bits>& of) {
+  constexpr int64_t width = vectors * lanes<float>;
+  const bfloat16_bits* weight = of.weight;
+  for (int64_t block = 0; block < of.blocks; ++block) {
+    __m512 sum[pixels][vectors];
+    float* const tile = of.tile + block * width;
+#pragma GCC unroll 16
+    for (int64_t p = 0; p < pixels; ++p)
+#pragma GCC unroll 2
+      for (int64_t k = 0; k < vectors; ++k)
+        sum[p][k] = _mm512_loadu_ps(tile + p * of.tile_stride + k * lanes<float>);
+    for (int64_t t = 0; t < of.count; ++t) {
+      const bfloat16_bits* from = of.strip + of.taps[t];
+      for (int64_t c = 0; c < of.channels; c += 2, from += 2, weight += 2 * width) {
+        const auto w0 = (__m512bh)(_mm512_loadu_si512(weight));
+        const auto w1 = (__m512bh)(_mm512_loadu_si512(weight + width));
+#pragma GCC unroll 16
+        for (int64_t p = 0; p < pixels; ++p) {
+          int32_t pair;
+          std::memcpy(&pair, from + p * of.step, sizeof pair);
+          const auto value = (__m512bh)(_mm512_set1_epi32(pair));
+          sum[p][0] = _mm512_dpbf16_ps(sum[p][0], value, w0);
+          sum[p][1] = _mm512_dpbf16_ps(sum[p][1], value, w1);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int64_t p = 0; p < pixels; ++p)
+#pragma GCC unroll 2
+      for (int64_t k = 0; k < vectors; ++k)
+        _mm512_storeu_ps(tile + p * of.tile_stride + k * lanes<float>, sum[p][k]);
+  }
+}
+
+void multiply_bf16(const StripProduct<float, bfloat16_bits>& of) {
+  using Kernel = void (*)(const StripProduct<float, bfloat16_bits>&);
+  static constexpr auto kernels = []<int64_t... p>(std::integer_sequence<int64_t, p...>) {
+    return std::array<Kernel, sizeof...(p)>{multiply_strip_bf16<p + 1>...};
+  }(std::make_integer_sequence<int64_t, most_pixels>{});
+  if (of.pixels > 0) kernels[of.pixels - 1](of);
+}
+
+bool has_bf16() { return __builtin_cpu_supports("avx512bf16") != 0; }
+#else
+constexpr void (*multiply_bf16)(const StripProduct<float, bfloat16_bits>&) = nullptr;
+constexpr void (*round_bf16)(const float*, int64_t, bfloat16_bits*) = nullptr;
+
+bool has_bf16() { return false; }
+#endif
+
 }  // namespace
 
-const MatchingVolumeLoops matching_volume_loops = {.f32 = loops_of<float>, .f64 = loops_of<double>};
+const MatchingVolumeLoops matching_volume_loops = {
+    .f32 = loops_of<float>,
+    .f64 = loops_of<double>,
+    .multiply_bf16 = multiply_bf16,
+    .round_bf16 = round_bf16,
+    .has_bf16 = has_bf16,
+};
 
 }  // namespace HDROPS_LEVEL
 }  // namespace hdrops

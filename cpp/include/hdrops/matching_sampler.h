@@ -187,10 +187,42 @@ class Sampler {
   Buffer<T> u_, v_;
 };
 
-// Weights of some channels as strip products take them: [block][tap][channel][width], of taps (rows,
-// columns) and of the columns k + K kd for the depth taps asked for.
-template <class T>
-Buffer<T> packed(const T* weight,
+// Strips and weights of strip products, in T or in S = bfloat16, whose channels are even in number.
+template <class S>
+constexpr bool in_bf16 = std::is_same_v<S, bfloat16_bits>;
+template <class S>
+int64_t held(int64_t channels) {
+  return in_bf16<S> ? math::rounded_up(channels, 2) : channels;
+}
+
+template <class T, class S>
+void multiply_strip(const StripProduct<T, S>& of) {
+  if constexpr (in_bf16<S>)
+    HDROPS_PICK(matching_volume_loops).multiply_bf16(of);
+  else
+    volume_loops<T>().multiply(of);
+}
+
+// Has `make` write `pixels` of `channels` in T into a strip, by way of `line` where that holds S.
+template <class T, class S, class Make>
+void make_strip(int64_t pixels, int64_t channels, T* line, S* to, const Make& make) {
+  if constexpr (!in_bf16<S>) {
+    make(to);
+  } else {
+    const auto& loops = HDROPS_PICK(matching_volume_loops);
+    make(line);
+    if (channels % 2 == 0) return loops.round_bf16(line, pixels * channels, to);
+    for (int64_t x = 0; x < pixels; ++x) {
+      loops.round_bf16(line + x * channels, channels, to + x * (channels + 1));
+      to[x * (channels + 1) + channels] = {0};
+    }
+  }
+}
+
+// Weights of some channels as strip products take them, of taps (rows, columns) and of the columns
+// k + K kd for the depth taps asked for. Those of `more`, if any, are added.
+template <class T, class S>
+Buffer<S> packed(const T* weight,
                  const VolumeProblem& p,
                  const Convolved& how,
                  int64_t first,
@@ -198,20 +230,27 @@ Buffer<T> packed(const T* weight,
                  int64_t kd_begin,
                  int64_t kd_end,
                  const T* more = nullptr) {
-  const int64_t width = volume_loops<T>().width;
+  const int64_t width = volume_loops<T>().width, pair = in_bf16<S> ? 2 : 1;
   const int64_t padded = math::rounded_up(how.k, width), each = padded / width;
   const int64_t plane = how.taps[1] * how.taps[2], taps = how.taps[0] * plane;
-  auto out = buffer<T>((kd_end - kd_begin) * padded * plane * channels);
-  T* to = out.get();
+  const int64_t size = (kd_end - kd_begin) * padded * plane * held<S>(channels);
+  const auto values = buffer<T>(in_bf16<S> ? size : 1);
+  auto out = buffer<S>(size);
+  T* to = values.get();
+  if constexpr (!in_bf16<S>) to = out.get();
   for (int64_t block = 0; block < (kd_end - kd_begin) * each; ++block) {
     const int64_t kd = kd_begin + block / each, k0 = block % each * width;
     for (int64_t t = 0; t < plane; ++t)
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t k = k0; k < k0 + width; ++k, ++to) {
-          const int64_t at = ((k * p.channels() + first + c) * taps) + kd * plane + t;
-          *to = k < how.k ? weight[at] + (more == nullptr ? T(0) : more[at]) : T(0);
-        }
+      for (int64_t c0 = 0; c0 < held<S>(channels); c0 += pair)
+        for (int64_t k = k0; k < k0 + width; ++k)
+          for (int64_t c = c0; c < c0 + pair; ++c, ++to) {
+            const int64_t at = ((k * p.channels() + first + c) * taps) + kd * plane + t;
+            const bool there = k < how.k && c < channels;
+            *to = there ? weight[at] + (more == nullptr ? T(0) : more[at]) : T(0);
+          }
   }
+  if constexpr (in_bf16<S>)
+    HDROPS_PICK(matching_volume_loops).round_bf16(values.get(), size, out.get());
   return out;
 }
 

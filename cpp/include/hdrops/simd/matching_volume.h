@@ -34,15 +34,16 @@ struct MovedRun {
 
 // Matrix products of a strip of pixels with weights, added to a tile:
 //   tile[p][k] += Σ_t Σ_c strip[taps[t] + p step + c] weight[t][c][k]
-// for p < pixels; weights lie in blocks of `width` columns k: [block][t][c][width].
-template <class T>
+// for p < pixels; weights lie in blocks of `width` columns k: [block][t][c][width]. In bfloat16 there
+// are pairs of channels, [block][t][c / 2][width][2]; their number is even.
+template <class T, class S = T>
 struct StripProduct {
-  const T* strip;
+  const S* strip;
   int64_t step;
   const int64_t* taps;
   int64_t count;
   int64_t channels;
-  const T* weight;
+  const S* weight;
   int64_t blocks;
   int64_t pixels;
   T* tile;
@@ -98,6 +99,10 @@ struct MatchingVolumeLoopsOf {
 struct MatchingVolumeLoops {
   MatchingVolumeLoopsOf<float> f32;
   MatchingVolumeLoopsOf<double> f64;
+  // Null where the level or the processor does not multiply bfloat16.
+  void (*multiply_bf16)(const StripProduct<float, bfloat16_bits>& of);
+  void (*round_bf16)(const float* from, int64_t n, bfloat16_bits* to);
+  bool (*has_bf16)();
 };
 
 HDROPS_DECLARE_LOOPS(MatchingVolumeLoops, matching_volume_loops)
