@@ -23,14 +23,14 @@ TOLERANCE = "results within 1e-5 of the norm, gradients 1e-4"
 
 
 def slices(
-    features: Tensor, motions: Sequence[tuple[int, int]], saturation: Tensor | None
+    features: Tensor, motions: Sequence[tuple[int, int]], saturation: Tensor | None, exposures: Sequence[float]
 ) -> list[tuple[Tensor, Tensor]]:
     """F' and F_ref of each slice, channels last; image 0 is the reference."""
     reach = max(max(abs(y), abs(x)) for y, x in motions)
     height, width = features.shape[-2:]
     last = features.permute(0, 1, 3, 4, 2).contiguous()
     base = last[:, 0]
-    found = [(base, base)] * (len(motions) * len(EXPOSURES))
+    found = [(base, base)] * (len(motions) * len(exposures))
     for i in range(1, features.shape[1]):
         padded = [F.pad(last[:, i], (0, 0, reach, reach, reach, reach))]
         if saturation is not None:
@@ -39,14 +39,19 @@ def slices(
         for y, x in motions:
             rows, columns = slice(reach + y, reach + y + height), slice(reach + x, reach + x + width)
             parts = [p[:, rows, columns] for p in padded]
-            found += [(gain * parts[0] if len(parts) == 1 else parts[0] + gain * parts[1], base) for gain in EXPOSURES]
+            found += [(gain * parts[0] if len(parts) == 1 else parts[0] + gain * parts[1], base) for gain in exposures]
     return found
 
 
-def written(features: Tensor, motions: Sequence[tuple[int, int]], saturation: Tensor | None) -> Tensor:
+def written(
+    features: Tensor,
+    motions: Sequence[tuple[int, int]],
+    saturation: Tensor | None,
+    exposures: Sequence[float] = EXPOSURES,
+) -> Tensor:
     """The volume, each part written into its place."""
     n, _, c, height, width = features.shape
-    pairs = slices(features, motions, saturation)
+    pairs = slices(features, motions, saturation, exposures)
     out = features.new_empty(n, len(pairs), height, width, 4 * c)
     for d, (a, r) in enumerate(pairs):
         place = out[:, d]
@@ -59,7 +64,7 @@ def written(features: Tensor, motions: Sequence[tuple[int, int]], saturation: Te
 
 def stacked(features: Tensor, motions: Sequence[tuple[int, int]], saturation: Tensor | None) -> Tensor:
     """The same for autograd and compilers."""
-    pairs = slices(features, motions, saturation)
+    pairs = slices(features, motions, saturation, EXPOSURES)
     return torch.stack([torch.cat([a, r, (a - r).abs(), a * r], -1) for a, r in pairs], 1).permute(0, 4, 1, 2, 3)
 
 

@@ -302,6 +302,7 @@ def results_page(documents: list[dict[str, Any]], folder: pathlib.Path) -> str:
             lines += flatness(swept)
         lines += full_table(document["rows"])
     lines += data_section(folder)
+    lines += scaling_section(folder / "matching_volume")
     lines += interpolation_section(folder / "exposure_interpolation")
     lines += ["", *fusion_section(folder / "hyperp_mb")]
     return "\n".join(lines).rstrip() + "\n"
@@ -328,6 +329,35 @@ def data_section(folder: pathlib.Path) -> list[str]:
         "Samples of 60 x 90 pixels, in batches of 32, as a loader gives them to training; 0 workers: in its process."
     )
     return ["## Training data", "", intro, "", *lines] if lines else []
+
+
+def scaling_section(folder: pathlib.Path) -> list[str]:
+    """The matching volume's convolution over slices and pixels, by ``matching_scaling.py``."""
+    if not (folder / "scaling.csv").exists():
+        return []
+    with (folder / "scaling.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    body = [
+        [
+            row["slices"],
+            f"{row['side']} x {row['side']}",
+            row["path"],
+            number(float(row["ms"])),
+            number(float(row["mb"])),
+        ]
+        for row in rows
+    ]
+    return [
+        "## Matching volume over slices and pixels",
+        "",
+        "32 channels, two images, float32; the literal path writes the volume and convolves it, where it fits into half",
+        "of the memory. Peak memory above that before the calls, result included.",
+        "",
+        "![time and memory over slices and pixels](results/matching_volume/scaling.png)",
+        "",
+        *table(["slices", "pixels", "path", "ms", "MB"], body),
+        "",
+    ]
 
 
 def interpolation_section(folder: pathlib.Path) -> list[str]:
