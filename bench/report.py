@@ -350,8 +350,8 @@ def scaling_section(folder: pathlib.Path) -> list[str]:
     return [
         "## Matching volume over slices and pixels",
         "",
-        "32 channels, two images, float32; the literal path writes the volume and convolves it, where it fits into half",
-        "of the memory. Peak memory above that before the calls, result included.",
+        "32 channels, two images, float32; the literal path writes the volume and convolves it, where it fits into",
+        "half of the memory. Peak memory above that before the calls, result included.",
         "",
         "![time and memory over slices and pixels](results/matching_volume/scaling.png)",
         "",
