@@ -25,6 +25,7 @@ from hdrops.ops._borders import BORDERS, Border
 from hdrops.ops.mef_ssim import in_grey
 from hdrops.reference import exposure_fusion as exposure_fusion_reference
 from hdrops.reference import gaussian as gaussian_reference
+from hdrops.reference import hourglass as hourglass_reference
 from hdrops.reference import imf as imf_reference
 from hdrops.reference import lab as lab_reference
 from hdrops.reference import matching as matching_reference
@@ -125,7 +126,8 @@ class OpCase:
     ``results`` gives the dtypes offered for results from images of a dtype, the default first.
     ``numbers`` gives the shape of what the operator returns where that is no image: numbers of the arithmetic type.
     ``backward`` holds what the schema of the backward takes beyond ``arguments``, or ``backward_arguments`` in their
-    place. Below ``least_side`` pixels the result hangs on cancellation. ``backends`` are those that have the operator.
+    place; without ``has_backward`` gradients are made of torch's operators. Below ``least_side`` pixels the result
+    hangs on cancellation. ``backends`` are those that have the operator.
     """
 
     name: str
@@ -144,6 +146,7 @@ class OpCase:
     gradient_dtypes: tuple[torch.dtype, ...] = ()
     differentiable: tuple[str, ...] = ()
     has_out: bool = True
+    has_backward: bool = True
     results: Callable[[torch.dtype], tuple[torch.dtype, ...]] = usual_results
     numbers: Callable[[Tensor], tuple[int, ...]] | None = None
     backward: tuple[Any, ...] = ()
@@ -725,8 +728,51 @@ def volume_case(name: str, *, convolved: bool, cap: bool = False, inner: bool = 
     )
 
 
+def make_grid(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    """An image, and weights of a transposed convolution that takes it as a grid of one slice."""
+    image = 2 * torch.rand(*shape, generator=generator, dtype=torch.float64) - 1
+    weight = torch.rand(shape[1], 2, 2, 3, 3, generator=generator, dtype=torch.float64) - 0.5
+    return {"x": image.to(dtype), "weight": weight.to(dtype)}
+
+
+def _deconv3d(x: dict[str, Tensor], **kwargs: Any) -> Tensor:
+    if isinstance(x["x"], list):
+        raise TypeError("x must be a tensor or an array that supports DLPack, got list")
+    image, weight = torch.as_tensor(x["x"]), torch.as_tensor(x["weight"])
+    grid = image[:, :, None] if image.dim() > 2 else image
+    found = hdrops.deconv3d(grid, weight, stride=(1, 2, 2), padding=(0, 1, 1), activation="relu", **kwargs)
+    return found.permute(0, 2, 3, 4, 1)
+
+
+def _deconv3d_arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
+    how = ([1, 2, 2], [0, 1, 1], [0, 0, 0], [1, 1, 1])
+    return (x["x"][:, :, None].permute(0, 2, 3, 4, 1), x["weight"], None, *how, True)
+
+
+DECONV3D = OpCase(
+    name="deconv3d",
+    operator="deconv3d",
+    make=make_grid,
+    images=("x",),
+    call=_deconv3d,
+    exact=lambda x: hourglass_reference.deconv3d(*_deconv3d_arguments(x)),
+    arguments=_deconv3d_arguments,
+    k=16,
+    k_gradient=32,
+    dtypes=(torch.float64, torch.float32),
+    differentiable=("x", "weight"),
+    gradient_dtypes=(torch.float64, torch.float32),
+    has_out=False,
+    has_backward=False,
+    numbers=lambda image: (len(image), 2, 2 * image.shape[2] - 1, 2 * image.shape[3] - 1, 2),
+    backends=("cpp", "reference"),
+    shapes=tuple(name for name in SHAPES if name != "no-rows"),
+)
+
+
 CASES = [
     CORRELATION,
+    DECONV3D,
     volume_case("matching_volume", convolved=False),
     volume_case("matching_volume-cap", convolved=False, cap=True, inner=True, masked=True),
     volume_case("matching_conv3d", convolved=True),

@@ -24,7 +24,9 @@ ROOMS = [
     "bench/bench_{}.py",
 ]
 # What is still to be written.
-ABSENT = {"cuda/ops/matching_volume.cu", "kernels/matching_volume.py"}
+ABSENT = {
+    room.format(name) for name in ("hourglass", "matching_volume") for room in ("cuda/ops/{}.cu", "kernels/{}.py")
+}
 # From the top down; a layer may import those behind it.
 LAYERS = [
     {"train", "data", "io", "align", "convert"},

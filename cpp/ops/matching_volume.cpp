@@ -517,14 +517,6 @@ class Convolution {
   std::vector<std::vector<Map<T>>> moved_;
 };
 
-// A tensor's elements in the arithmetic type.
-template <class T>
-Buffer<T> elements_of(const Tensor& t) {
-  auto values = buffer<T>(std::max<int64_t>(1, t.numel()));
-  load_elements(t.const_data_ptr(), storage_of(t.scalar_type()), t.numel(), values.get());
-  return values;
-}
-
 bool multiplies_bf16() {
   static const bool does = HDROPS_PICK(matching_volume_loops).has_bf16();
   return does;

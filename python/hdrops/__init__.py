@@ -10,6 +10,7 @@ from hdrops import _C as _C
 from hdrops.ops._response import estimate_response, response_imf
 from hdrops.ops.exposure_fusion import exposure_fusion
 from hdrops.ops.gaussian import gaussian_blur, gaussian_mask
+from hdrops.ops.hourglass import conv3d, deconv3d, deconv_conv3d, deconv_reduce
 from hdrops.ops.imf import crf_imf, estimate_imf, gamma_imf, imf_fuse, intermediate_imf
 from hdrops.ops.lab import lab_to_rgb, rgb_to_lab
 from hdrops.ops.matching import correlation, motion_grid
@@ -23,8 +24,12 @@ _C.cpu_level()  # an HDROPS_CPU that names no level of this machine fails here, 
 
 __all__ = [
     "__version__",
+    "conv3d",
     "correlation",
     "crf_imf",
+    "deconv3d",
+    "deconv_conv3d",
+    "deconv_reduce",
     "estimate_imf",
     "estimate_response",
     "exposure_fusion",

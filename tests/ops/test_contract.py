@@ -374,7 +374,7 @@ def overloads(
         for other in case.results(dtype)[1:]:
             found.append((overload(), (*variables, other)))
             found.append((overload("_out"), (*constants, torch.empty(shape, dtype=other, device=device))))
-    if dtype in case.gradient_dtypes:
+    if dtype in case.gradient_dtypes and case.has_backward:
         numbers = case.numbers is not None
         grad = torch.randn(shape, device=device).to(compute_dtype(dtype) if numbers or dtype in CODES else dtype)
         if case.backward_arguments is not None:

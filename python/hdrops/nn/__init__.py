@@ -1,6 +1,7 @@
 """What the networks of several systems share."""
 
 from hdrops.nn.gamma import adaptive_gamma
+from hdrops.nn.hourglass import Hourglass3d
 from hdrops.nn.tiling import tiled
 
-__all__ = ["adaptive_gamma", "tiled"]
+__all__ = ["Hourglass3d", "adaptive_gamma", "tiled"]
