@@ -70,7 +70,7 @@ class Hourglass3d(nn.Module):
         return x
 
     def last(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """The last layer: what :meth:`inner` gives, to (N, K, *size), the size of the hourglass's input."""
+        """The last layer: what :meth:`inner` gives, to (N, K, D, H, W), the size of the hourglass's input."""
         return self._transposed(x, len(self.up) - 1, size, relu=False)
 
     def first_after(self, previous: Hourglass3d, x: Tensor, size: Sequence[int]) -> Tensor:

@@ -69,7 +69,7 @@ def matching_volume(
     Returns:
         (N, 4 C, D, H, W), with "inner" (N, 3 C + 1, D, H, W), of the dtype of the features, channels last in memory; D
         is n or n - 1 times N_M N_E. Differentiable with respect to the features; at F' = F_ref the derivative of
-        |F' - F_ref| is 0.
+        ``|F' - F_ref|`` is 0.
 
     Raises:
         TypeError: features that are not floating point, a saturation of another dtype, motions that are not integers.
@@ -109,7 +109,7 @@ def matching_conv3d(
         activation(conv3d(matching_volume(features, ...), weight, bias, stride, padding, dilation))
 
     What the convolution has of F' is linear in it: it is a convolution of each image, moved and scaled, and so is, once
-    per motion, what it has of the product. What remains for every motion and exposure is |F' - F_ref|. Memory is
+    per motion, what it has of the product. What remains for every motion and exposure is ``|F' - F_ref|``. Memory is
     proportional to that of the features and of the result.
 
     Args:
