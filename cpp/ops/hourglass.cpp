@@ -42,9 +42,11 @@ class Transposed {
         bias_(buffer<T>(padded_)) {
     std::fill_n(bias_.get(), padded_, T(0));
     if (bias != nullptr) std::copy_n(bias, p_.k, bias_.get());
-    for (int64_t d = 0; d < p_.stride[0]; ++d)
-      for (int64_t h = 0; h < p_.stride[1]; ++h)
-        for (int64_t w = 0; w < p_.stride[2]; ++w)
+    for (int axis = 0; axis < 3; ++axis)
+      remainders_[axis] = std::min(p_.stride[axis], p_.out[axis]);
+    for (int64_t d = 0; d < remainders_[0]; ++d)
+      for (int64_t h = 0; h < remainders_[1]; ++h)
+        for (int64_t w = 0; w < remainders_[2]; ++w)
           weights_.push_back(
               pack(weight, reached(p_, 0, d).taps, reached(p_, 1, h).taps, reached(p_, 2, w).taps));
   }
@@ -81,7 +83,7 @@ class Transposed {
             line += wide * p_.c;
           }
         const auto count = static_cast<int64_t>(deep.from.size() * high.from.size());
-        for (int64_t w = 0; w < std::min(p_.stride[2], p_.out[2]); ++w) {
+        for (int64_t w = 0; w < remainders_[2]; ++w) {
           const Reached along = reached(p_, 2, w);
           const int64_t pixels = math::ceil_div(p_.out[2] - w, p_.stride[2]);
           offsets.clear();
@@ -89,7 +91,7 @@ class Transposed {
             for (const int64_t column : along.from)
               offsets.push_back((k * wide + before + column) * p_.c);
           const int64_t remainder =
-              (d % p_.stride[0] * p_.stride[1] + h % p_.stride[1]) * p_.stride[2] + w;
+              (d % p_.stride[0] * remainders_[1] + h % p_.stride[1]) * remainders_[2] + w;
           for (int64_t first = 0; first < pixels; first += loops_.pixels) {
             const int64_t these = std::min(loops_.pixels, pixels - first);
             for (int64_t j = 0; j < these; ++j)
@@ -140,7 +142,7 @@ class Transposed {
 
   const TransposedProblem& p_;
   const MatchingVolumeLoopsOf<T>& loops_;
-  int64_t padded_;
+  int64_t padded_, remainders_[3];
   Buffer<T> bias_;
   std::vector<Buffer<T>> weights_;
 };

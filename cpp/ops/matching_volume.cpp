@@ -2,9 +2,6 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <array>
-#include <tuple>
-
 #include "hdrops/matching_sampler.h"
 
 namespace hdrops {
@@ -305,7 +302,7 @@ class Convolution {
           most_(of.columns(of.loops_.pixels, of.how_.stride[2])),
           kept_(std::min<int64_t>(8, (how_.taps[0] - 1) * how_.dilation[0] + 2)),
           differences_(kept_, how_.taps[1] * most_ * held<S>(p_.c)),
-          products_(of.hoisted_ ? 2 : 1, of.hoisted_ ? 2 * of.loops_.pixels * of.stride() : 0),
+          products_(of.hoisted_ ? kept_ : 1, of.hoisted_ ? 2 * of.loops_.pixels * of.stride() : 0),
           strip_(buffer<S>(how_.taps[1] * most_ * held<S>(p_.c))),
           line_(buffer<T>(most_ * p_.c)),
           scratch_(buffer<T>(most_ * p_.c)),

@@ -870,8 +870,7 @@ std::tuple<Tensor, Tensor> matching_conv3d_backward(const Tensor& grad_in,
     using T = decltype(zero);
     const Storage storage = storage_of(dtype);
     const int64_t size = weight.numel();
-    const auto weights = buffer<T>(size);
-    load_elements(weight.const_data_ptr(), storage, size, weights.get());
+    const auto weights = elements_of<T>(weight);
     const auto total = buffer<T>(2 * size);
     std::fill_n(total.get(), size, T(0));
     for (int64_t n = 0; n < p.n; ++n) {

@@ -1,6 +1,5 @@
 #include "hdrops/simd/matching_volume.h"
 
-#include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
@@ -37,7 +36,7 @@ inline V moved(V u, V v, V exposure, V ceiling) {
   if constexpr (gain == Gain::capped) return least(scaled, ceiling);
   if constexpr (gain == Gain::blended) {
     const V capped = least(scaled, ceiling);
-    return multiply_add(v, capped, scaled - v * scaled);
+    return multiply_add(v, capped, (1 - v) * scaled);
   }
   return scaled;
 }

@@ -77,6 +77,22 @@ def test_its_first_layer_on_the_matching_volume() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+def test_autocast() -> None:
+    """In its dtype, forward and backward, as torch's own layers."""
+    torch.manual_seed(3)
+    one, two = Hourglass3d(3, 4), Hourglass3d(4, 4)
+    x = drawn(1, 3, 8, 8, 8).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = one(x)
+        collapsed = two.first_after(one, one.inner(one.first(x)), (8, 8, 8))
+        pair = two.first(whole)
+    assert {whole.dtype, collapsed.dtype} == {torch.bfloat16}
+    torch.testing.assert_close(whole.float(), one(x), rtol=0.05, atol=0.02)
+    torch.testing.assert_close(collapsed, pair, rtol=0.05, atol=0.02)
+    (whole.float().sum() + collapsed.float().sum()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in one.parameters())
+
+
 def test_bad_dilations() -> None:
     for dilations in ((), (1, 0)):
         with pytest.raises(ValueError, match="dilations must be"):

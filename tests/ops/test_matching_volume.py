@@ -64,7 +64,8 @@ def literal(
             gain = exposures[place["e"]]
             s = torch.ones(()) if saturation is None else saturation[:, place["i"]]
             if mask == "cap":
-                other = s * torch.clamp(gain * other, max=ceiling) + (1 - s) * (gain * other)
+                capped = torch.clamp(gain * other, max=ceiling)
+                other = capped if saturation is None else s * capped + (1 - s) * (gain * other)
             else:
                 s = 0 * s if saturation is None else s
                 other = other * (s + gain * (1 - s))
@@ -385,6 +386,38 @@ def test_bad_input(changed: dict[str, Any], message: str, backend: str) -> None:
     }
     with pytest.raises((TypeError, ValueError), match=message):
         matching_conv3d(**(arguments | changed), backend=backend)
+
+
+def test_no_channels(backend: str) -> None:
+    with pytest.raises(ValueError, match="C at least 1"):
+        matching_volume(torch.zeros(1, 2, 0, 4, 5), 0, MOTIONS, EXPOSURES, correlation="inner", backend=backend)
+
+
+@pytest.mark.parametrize("name", ["plain", "cap", "cap-random"])
+def test_special_values_stay_where_they_are_read(name: str, backend: str) -> None:
+    features, arguments, options = made(name)
+    features[0, 1, 0, 3, 4], features[1, 0, 1, 5, 5] = float("inf"), float("nan")
+    if arguments[3] is not None:
+        arguments[3][0, 1, :, 3, 4] = 0
+    found = matching_volume(features, *arguments, **options, backend=backend)
+    torch.testing.assert_close(found, literal(features, *arguments, **options), equal_nan=True, rtol=1e-10, atol=1e-10)
+
+
+def test_missing_kernels_are_named(backend: str) -> None:
+    features, arguments, options = made("plain")
+    with pytest.raises((ValueError, RuntimeError), match="triton"):
+        matching_volume(features, *arguments, **options, backend="triton")
+
+
+@pytest.mark.large
+def test_a_large_volume() -> None:
+    """Past 2^31 elements: its last slice."""
+    features = drawn(1, 2, 2, 96, 130, dtype=torch.float16)
+    motions = motion_grid(150, 2)
+    volume = matching_volume(features, 0, motions, (0.5, 2.0), backend="cpp")
+    assert volume.numel() > 2**31
+    last = literal(features, 0, motions[-1:], (2.0,))[:, :, 1]
+    assert torch.equal(volume[:, :, -1], last)
 
 
 def test_an_empty_batch(backend: str) -> None:

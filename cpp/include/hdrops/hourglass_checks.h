@@ -36,6 +36,7 @@ inline TransposedProblem check_transposed(const char* op,
   p.c = x.size(4);
   p.k = weight.size(1);
   STD_TORCH_CHECK(weight.size(0) == p.c, op, ": weight has ", weight.size(0), " channels, x ", p.c);
+  STD_TORCH_CHECK(p.c >= 1 && p.k >= 1, op, ": weight must have channels");
   if (bias) {
     check_dtype(op, "bias", *bias, x.scalar_type());
     check_same_device(op, "bias", *bias, x);
@@ -60,6 +61,9 @@ inline TransposedProblem check_transposed(const char* op,
                         dilation[axis] >= 1 && output_padding[axis] >= 0,
                     op,
                     ": kernel, stride and dilation must be at least 1, paddings at least 0");
+    STD_TORCH_CHECK(std::max({stride[axis], padding[axis], dilation[axis]}) <= 1 << 16,
+                    op,
+                    ": stride, padding and dilation must be at most 65536");
     STD_TORCH_CHECK(output_padding[axis] < std::max(stride[axis], dilation[axis]),
                     op,
                     ": output_padding must be below the stride or the dilation");

@@ -4,8 +4,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cstring>
-#include <type_traits>
 #include <vector>
 
 #include "hdrops/matching_volume_checks.h"
@@ -26,6 +24,7 @@ class Sampler {
       : p(problem), plane_(problem.plane() * problem.c), loops_(volume_loops<T>()) {
     const auto* at = motions.const_data_ptr<int64_t>();
     moves.assign(at, at + 2 * p.motions);
+    for (int64_t& move : moves) move = math::clamp<int64_t>(move, -(1LL << 31), 1LL << 31);
     for (const double gain : exposures) gains.push_back(static_cast<T>(gain));
     const Storage storage = storage_of(features.scalar_type());
     const int64_t bytes = bytes_of(storage);

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "hdrops/math/common.h"
@@ -75,6 +74,7 @@ inline VolumeProblem check_volume(const char* op,
   p.c = features.size(2);
   p.height = features.size(3);
   p.width = features.size(4);
+  STD_TORCH_CHECK(p.c >= 1, op, ": features must have a channel");
   STD_TORCH_CHECK(reference >= 0 && reference < p.count,
                   op,
                   ": reference must be one of ",
@@ -171,6 +171,9 @@ inline Convolved check_convolution(const char* op,
         how.taps[axis] >= 1 && stride[axis] >= 1 && padding[axis] >= 0 && dilation[axis] >= 1,
         op,
         ": kernel, stride and dilation must be at least 1, padding at least 0");
+    STD_TORCH_CHECK(std::max({stride[axis], padding[axis], dilation[axis]}) <= 1 << 16,
+                    op,
+                    ": stride, padding and dilation must be at most 65536");
     const int64_t room = sides[axis] + 2 * padding[axis] - dilation[axis] * (how.taps[axis] - 1);
     STD_TORCH_CHECK(
         room >= 1, op, ": the kernel with its dilation is larger than the padded volume");

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hdrops.ops.hourglass import conv3d, deconv3d, deconv_conv3d
@@ -87,24 +89,36 @@ class Hourglass3d(nn.Module):
         if previous.dilations[0] != 1 or self.dilations[0] != 1:
             raise ValueError("the outer dilations must be 1 for the layers to be one convolution")
         before, after = _layer(previous.up, -1), _layer(self.down, 0)
-        return deconv_conv3d(x, before.weight, before.bias, after.weight, after.bias, size, activation="relu")
+        x, first, first_bias, second, second_bias = _cast(x, before.weight, before.bias, after.weight, after.bias)
+        return deconv_conv3d(x, first, first_bias, second, second_bias, size, activation="relu")
 
     def _convolved(self, x: Tensor, number: int) -> Tensor:
         layer, dilation = _layer(self.down, number), self.dilations[number]
-        return conv3d(x, layer.weight, layer.bias, padding=dilation, dilation=dilation, activation="relu")
+        x, weight, bias = _cast(x, layer.weight, layer.bias)
+        return conv3d(x, weight, bias, padding=dilation, dilation=dilation, activation="relu")
 
     def _transposed(self, x: Tensor, number: int, size: Sequence[int], *, relu: bool) -> Tensor:
         layer, dilation = _layer(self.up, number), self.dilations[-1 - number]
         extra = [side - (2 * small - 1) for side, small in zip(size, x.shape[2:], strict=True)]
+        x, weight, bias = _cast(x, layer.weight, layer.bias)
         return deconv3d(
             x,
-            layer.weight,
-            layer.bias,
+            weight,
+            bias,
             padding=dilation,
             output_padding=extra,
             dilation=dilation,
             activation="relu" if relu else None,
         )
+
+
+def _cast(*tensors: Any) -> tuple[Any, ...]:
+    """The tensors in autocast's dtype, if it is on, as torch's own layers have them."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) if t is not None and t.dtype != torch.float64 else t for t in tensors)
 
 
 def _layer(layers: nn.ModuleList, number: int) -> nn.Conv3d | nn.ConvTranspose3d:

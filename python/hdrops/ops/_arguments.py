@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -38,6 +39,14 @@ def can_wait(tensor: torch.Tensor) -> bool:
 def compute_dtype(image: torch.Tensor) -> torch.dtype:
     """The arithmetic type of an operator: float64 for float64 images, float32 for all others."""
     return torch.float64 if image.dtype == torch.float64 else torch.float32
+
+
+def without_autocast(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Autocast off where there is one."""
+    device = tensor.device.type
+    return (
+        torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext()
+    )
 
 
 def output_dtype(

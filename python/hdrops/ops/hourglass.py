@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from hdrops.ops.matching_volume import Triple, _triple
 Activation = Literal["relu"] | None
 _LAST = torch.channels_last_3d
 _TAPS = 3
+_VOXELS = "NCDHW"
 
 
 def deconv3d(
@@ -55,7 +55,8 @@ def deconv3d(
 
     Returns:
         (N, K, D', H', W'), D' = (D - 1) stride - 2 padding + dilation (kD - 1) + output_padding + 1, of the dtype of
-        x, channels last in memory. Sums are in float32, in float64 for float64. Differentiable, as often as wanted.
+        x, channels last in memory. Sums of C++ are in float32, in float64 for float64. Differentiable, as often as
+        wanted.
 
     Raises:
         TypeError: x that is not floating point, a weight or bias of another dtype.
@@ -78,7 +79,8 @@ def deconv3d(
     if backend is None and (x.device.type != "cpu" or x.dtype == torch.bfloat16):
         last = x.contiguous(memory_format=_LAST)
         steps, pads, extra, apart = (tuple(numbers) for numbers in how)
-        result = F.conv_transpose3d(last, weight, bias, steps, pads, extra, 1, apart)
+        with _arguments.without_autocast(x):
+            result = F.conv_transpose3d(last, weight, bias, steps, pads, extra, 1, apart)
         return (result.relu() if relu else result).contiguous(memory_format=_LAST)
     operator = _providers.overload("deconv3d", backend, x)
     found: Tensor = operator(x.permute(0, 2, 3, 4, 1), weight, bias, *how, relu)
@@ -102,8 +104,8 @@ def conv3d(
         activation(conv3d(x, weight, bias, stride, padding, dilation))
 
     It is torch's own, which on the CPU is at the processor's speed in this layout. Its gradient of x is not, with a
-    stride or a dilation; here it is :func:`deconv3d`. With stride 2 and an even dilation one voxel of x in eight is
-    read.
+    stride or a dilation; on the CPU it is :func:`deconv3d` here, but for bfloat16 and compiled programs. With stride 2
+    and an even dilation one voxel of x in eight is read. Autocast changes nothing.
 
     Args:
         x: (N, C, D, H, W), floating point.
@@ -118,12 +120,7 @@ def conv3d(
     Raises:
         TypeError, ValueError: as for :func:`deconv3d`.
     """
-    x, weight = _arguments.as_tensor(x, "x"), _arguments.as_tensor(weight, "weight")
-    # What it takes is what its transpose gives.
-    x, kernel, _ = _checked(x, weight.transpose(0, 1) if weight.dim() == len("NCDHW") else weight, None)
-    weight = kernel.transpose(0, 1)
-    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype):
-        raise ValueError(f"bias must be ({weight.shape[0]},) of {x.dtype}, got shape {tuple(bias.shape)}, {bias.dtype}")
+    x, weight, bias = _checked(x, weight, bias, "(K, {c}, kD, kH, kW)")
     how = [_triple(stride, "stride", 1), _triple(padding, "padding", 0), _triple(dilation, "dilation", 1)]
     reach = [dil * (taps - 1) + 1 for dil, taps in zip(how[2], weight.shape[2:], strict=True)]
     if any(side + 2 * pad < least for side, pad, least in zip(x.shape[2:], how[1], reach, strict=True)):
@@ -154,7 +151,8 @@ def deconv_conv3d(
 
     Both have 3 x 3 x 3 taps, stride 2 and padding 1, and nothing stands between them: together they are one convolution
     with 3 x 3 x 3 taps and stride 1, and the large grid between them is never made. At its outer planes, where the
-    second convolution reads padding, other weights apply. They are exact too.
+    second convolution reads padding, other weights apply. Exact but for rounding: float16 and bfloat16 round the
+    weights of both together, where the pair rounds what stands between. Autocast changes nothing.
 
     Args:
         x: (N, C, D, H, W), floating point.
@@ -173,17 +171,18 @@ def deconv_conv3d(
             that of x.
     """
     x, deconv_weight, deconv_bias = _checked(x, deconv_weight, deconv_bias)
-    for tensor, name in ((conv_weight, "conv_weight"), (conv_bias, "conv_bias")):
-        if tensor is not None and tensor.dtype != x.dtype:
-            raise TypeError(f"{name} must have the dtype of x, {x.dtype}, got {tensor.dtype}")
     inner, three = deconv_weight.shape[1], (_TAPS,) * 3
+    conv_weight = _arguments.as_tensor(conv_weight, "conv_weight")
     if conv_weight.dim() != 5 or conv_weight.shape[1:] != (inner, *three) or deconv_weight.shape[2:] != three:
         shapes = f"{tuple(deconv_weight.shape)} and {tuple(conv_weight.shape)}"
         raise ValueError(f"weights must be (C, L, 3, 3, 3) and (K, L, 3, 3, 3), got {shapes}")
+    conv_weight = _like(x, conv_weight, "conv_weight", conv_weight.shape)
+    conv_bias = None if conv_bias is None else _like(x, conv_bias, "conv_bias", (len(conv_weight),))
     sides = x.shape[2:]
-    if len(size) != 3 or any(q not in (2 * side - 1, 2 * side) for q, side in zip(size, sides, strict=True)):
+    if len(size) != len(sides) or any(q not in (2 * side - 1, 2 * side) for q, side in zip(size, sides, strict=True)):
         raise ValueError(f"size must be one less than twice {tuple(sides)}, or twice, got {tuple(size)}")
-    result = _collapsed(x, deconv_weight, deconv_bias, conv_weight, conv_bias, [q % 2 == 1 for q in size])
+    with _arguments.without_autocast(x):
+        result = _collapsed(x, deconv_weight, deconv_bias, conv_weight, conv_bias, [q % 2 == 1 for q in size])
     return result.relu() if _relu(activation) else result
 
 
@@ -207,7 +206,8 @@ def deconv_reduce(
         result[o, h, w] = projection_bias[o] + Σ_k projection[o, k] Σ_d depth_weights[d] Y[k, d, h, w]
 
     The sums commute with the convolution: x is summed over its depth once for each tap of depth, and a transposed 2D
-    convolution of these sums is the result. Y, the largest tensor of an hourglass, is never made.
+    convolution of these sums is the result. Y, the largest tensor of an hourglass, is never made. Autocast changes
+    nothing.
 
     Args:
         x: (N, C, D, H, W), floating point.
@@ -227,19 +227,40 @@ def deconv_reduce(
     """
     x, weight, bias = _checked(x, weight, bias)
     pads, steps = _triple(padding, "padding", 0), _triple(dilation, "dilation", 1)
+    if len(size) != len(x.shape[2:]):
+        raise ValueError(f"size must be three numbers, got {tuple(size)}")
     places = zip(size, x.shape[2:], pads, steps, weight.shape[2:], strict=True)
     extra = [int(q) - ((side - 1) * 2 - 2 * pad + step * (taps - 1) + 1) for q, side, pad, step, taps in places]
     if any(not 0 <= e < max(2, step) for e, step in zip(extra, steps, strict=True)):
         raise ValueError(f"size {tuple(size)} is none that x of shape {tuple(x.shape)} can have")
-    if depth_weights.shape != (size[0],):
-        raise ValueError(f"depth_weights must be ({size[0]},), got shape {tuple(depth_weights.shape)}")
+    depth_weights = _like(x, depth_weights, "depth_weights", (size[0],))
+    projection = _arguments.as_tensor(projection, "projection")
     if projection.dim() != 2 or projection.shape[1] != weight.shape[1]:
         raise ValueError(f"projection must be (O, {weight.shape[1]}), got shape {tuple(projection.shape)}")
+    projection = _like(x, projection, "projection", projection.shape)
+    if projection_bias is not None:
+        projection_bias = _like(x, projection_bias, "projection_bias", (len(projection),))
+    with _arguments.without_autocast(x):
+        return _reduced(x, weight, bias, depth_weights, projection, projection_bias, pads, steps, extra)
+
+
+def _reduced(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    depth_weights: Tensor,
+    projection: Tensor,
+    projection_bias: Tensor | None,
+    pads: Sequence[int],
+    steps: Sequence[int],
+    extra: Sequence[int],
+) -> Tensor:
+    depth = len(depth_weights)
     taps = weight.shape[2]
     # Slice d of x arrives at 2 d - padding + dilation k by tap k.
     at = 2 * torch.arange(x.shape[2])[:, None] - pads[0] + steps[0] * torch.arange(taps)
-    inside = (at >= 0) & (at < size[0])
-    shares = depth_weights[at.clamp(0, size[0] - 1).to(x.device)] * inside.to(x)
+    inside = (at >= 0) & (at < depth)
+    shares = depth_weights[at.clamp(0, depth - 1).to(x.device)] * inside.to(x)
     sums = torch.einsum("ncdhw,dk->nkchw", x, shares).flatten(1, 2)
     planes = torch.einsum("ok,ckdhw->dcohw", projection, weight).flatten(0, 1)
     offset = projection.new_zeros(len(projection)) if projection_bias is None else projection_bias
@@ -256,17 +277,16 @@ def deconv_reduce(
 _MEETING = [(j, k) for j in range(_TAPS) for k in range(_TAPS) if (j - k) % 2 == 0]
 
 
-@functools.lru_cache(maxsize=16)
-def _meeting(first: bool, last: bool) -> Tensor:
-    """Which meetings are at each offset: (3, meetings).
+def _meeting(first: bool, last: bool) -> list[list[int]]:
+    """Which meetings are at each offset: 1 or 0, for 3 offsets each.
 
     The second's first tap reads padding at the first place, its last one at the last where the large grid is odd.
     """
-    found = torch.zeros(_TAPS, len(_MEETING))
-    for number, (j, k) in enumerate(_MEETING):
-        if not (first and j == 0) and not (last and j == _TAPS - 1):
-            found[(j - k) // 2 + 1, number] = 1
-    return found
+    there = [not (first and j == 0) and not (last and j == _TAPS - 1) for j, _ in _MEETING]
+    return [
+        [int(read and (j - k) // 2 + 1 == offset) for read, (j, k) in zip(there, _MEETING, strict=True)]
+        for offset in range(_TAPS)
+    ]
 
 
 class _Kernel:
@@ -280,8 +300,11 @@ class _Kernel:
         count = len(_MEETING)
         self.products = torch.bmm(left, right).view(count, -1)
 
+    def _tensor(self, numbers: Sequence[Any]) -> Tensor:
+        return torch.tensor(numbers, dtype=self.conv.dtype, device=self.conv.device)
+
     def at(self, ends: Sequence[tuple[bool, bool]]) -> tuple[Tensor, Tensor | None]:
-        meetings = [_meeting(*end).to(self.products) for end in ends]
+        meetings = [self._tensor(_meeting(*end)) for end in ends]
         weight = self.products
         for axis, meeting in enumerate(meetings):
             weight = torch.matmul(meeting, weight.reshape(_TAPS**axis, meeting.shape[1], -1))
@@ -290,7 +313,7 @@ class _Kernel:
             return weight, self.conv_bias
         # Taps of the second that read the large grid.
         read = [[not (end[0] and j == 0) and not (end[1] and j == _TAPS - 1) for j in range(_TAPS)] for end in ends]
-        there = torch.einsum("x,y,z->xyz", *(torch.tensor(r).to(self.conv) for r in read))
+        there = torch.einsum("x,y,z->xyz", *(self._tensor(r) for r in read))
         offset = torch.einsum("olxyz,xyz,l->o", self.conv, there, self.bias)
         return weight, offset if self.conv_bias is None else offset + self.conv_bias
 
@@ -327,7 +350,7 @@ def _collapsed(
         # A plane: its three slices are channels, since torch is slow at 3D convolutions with one of a side.
         axis = next(2 + k for k, end in enumerate(ends) if any(end))
         planes, taps = (t.movedim(axis, 2).flatten(1, 2) for t in (around, weight))
-        plane = F.conv2d(planes.contiguous(memory_format=torch.channels_last), taps, offset)
+        plane = F.conv2d(planes.contiguous(memory_format=torch.channels_last), taps.contiguous(), offset)
         here.copy_(plane.unsqueeze(axis))
     return result
 
@@ -344,7 +367,8 @@ def _convolved(
     dilation: Sequence[int],
 ) -> Tensor:
     x, weight = x.contiguous(memory_format=_LAST), weight.contiguous(memory_format=_LAST)
-    result = F.conv3d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation))
+    with _arguments.without_autocast(x):
+        result = F.conv3d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation))
     return result.contiguous(memory_format=_LAST)
 
 
@@ -387,9 +411,9 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         x, weight, output = ctx.saved_tensors
         stride, padding, dilation = ctx.how
-        upstream = grads[0] if output is None else torch.where(output > 0, grads[0], 0)
+        upstream = grads[0] if output is None else grads[0].masked_fill(output <= 0, 0)
         of_x = of_weight = of_bias = None
-        with torch.autocast(x.device.type, enabled=False):
+        with _arguments.without_autocast(x):
             if ctx.needs_input_grad[0]:
                 # Places that the last taps do not reach.
                 sides = zip(x.shape[2:], upstream.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
@@ -416,24 +440,33 @@ def _relu(activation: Activation) -> bool:
     return activation == "relu"
 
 
-def _checked(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _checked(
+    x: Tensor, weight: Tensor, bias: Tensor | None, layout: str = "({c}, K, kD, kH, kW)"
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The tensors of a convolution whose weight has this layout, c being the channels of x."""
     x = _arguments.as_tensor(x, "x")
-    weight = _arguments.as_tensor(weight, "weight")
-    bias = bias if bias is None else _arguments.as_tensor(bias, "bias")
     if x.dtype not in _FLOATS:
         raise TypeError(f"x must be floating point, got {x.dtype}")
-    if x.dim() != 5:
+    if x.dim() != len(_VOXELS):
         raise ValueError(f"x must be (N, C, D, H, W), got shape {tuple(x.shape)}")
-    if weight.dim() != 5 or weight.shape[0] != x.shape[1] or 0 in weight.shape:
-        raise ValueError(f"weight must be ({x.shape[1]}, K, kD, kH, kW), got shape {tuple(weight.shape)}")
-    if bias is not None and bias.shape != weight.shape[1:2]:
-        raise ValueError(f"bias must be ({weight.shape[1]},), got shape {tuple(bias.shape)}")
-    for tensor, name in ((weight, "weight"), (bias, "bias")):
-        if tensor is not None and tensor.dtype != x.dtype:
-            raise TypeError(f"{name} must have the dtype of x, {x.dtype}, got {tensor.dtype}")
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device}, x on {x.device}")
-    return x, weight, bias
+    axis = 0 if layout.startswith("({c}") else 1
+    weight = _arguments.as_tensor(weight, "weight")
+    if weight.dim() != len(_VOXELS) or weight.shape[axis] != x.shape[1] or 0 in weight.shape:
+        raise ValueError(f"weight must be {layout.format(c=x.shape[1])}, got shape {tuple(weight.shape)}")
+    weight = _like(x, weight, "weight", weight.shape)
+    return x, weight, None if bias is None else _like(x, bias, "bias", (weight.shape[1 - axis],))
+
+
+def _like(x: Tensor, tensor: Tensor, name: str, shape: Sequence[int]) -> Tensor:
+    """A tensor of that shape, of the dtype and on the device of x."""
+    tensor = _arguments.as_tensor(tensor, name)
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{name} must be {tuple(shape)}, got shape {tuple(tensor.shape)}")
+    if tensor.dtype != x.dtype:
+        raise TypeError(f"{name} must have the dtype of x, {x.dtype}, got {tensor.dtype}")
+    if tensor.device != x.device:
+        raise ValueError(f"{name} is on {tensor.device}, x on {x.device}")
+    return tensor
 
 
 def _transposed_shape(
@@ -463,21 +496,26 @@ def _backward(namespace: str, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     x, weight, output = ctx.saved_tensors
     stride, padding, extra, dilation, _ = ctx.how
     if output is not None:
-        grad = torch.where(output > 0, grad, 0)
+        grad = grad.masked_fill(output <= 0, 0)
     upstream, x = grad.permute(0, 4, 1, 2, 3), x.permute(0, 4, 1, 2, 3)
     of_x = of_weight = of_bias = None
-    # What no tap reaches: places beyond the last stride.
-    rest = [side - max(0, more - step + 1) for side, more, step in zip(upstream.shape[2:], extra, stride, strict=True)]
-    upstream = upstream[:, :, : rest[0], : rest[1], : rest[2]]
+    # Beyond a stride, output_padding makes room for more places than x has: they are 0.
+    more = [pad // step for pad, step in zip(extra, stride, strict=True)]
+    sides = x.shape[2:]
     kernel = weight.contiguous(memory_format=_LAST)
-    with torch.autocast(grad.device.type, enabled=False):
+    with _arguments.without_autocast(grad):
         if ctx.needs_input_grad[0]:
-            of_x = F.conv3d(upstream, kernel, None, stride, padding, dilation).permute(0, 2, 3, 4, 1)
+            of_x = F.conv3d(upstream, kernel, None, stride, padding, dilation)
+            of_x = of_x[:, :, : sides[0], : sides[1], : sides[2]].permute(0, 2, 3, 4, 1)
         if ctx.needs_input_grad[1]:
+            if any(more):
+                x = F.pad(x, (0, more[2], 0, more[1], 0, more[0]))
             of_weight = _of_weight(upstream, x, kernel, stride, padding, dilation)
         if ctx.needs_input_grad[2]:
             of_bias = grad.sum((0, 1, 2, 3))
     return of_x, of_weight, of_bias, *(None,) * len(ctx.how)
 
 
-_providers.register("deconv3d", "hourglass", fake=_fake, backward=_backward, setup_context=_save)
+_providers.register(
+    "deconv3d", "hourglass", fake=_fake, backward=_backward, setup_context=_save, without=("cuda", "triton")
+)

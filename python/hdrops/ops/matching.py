@@ -118,7 +118,7 @@ def checked_motions(motions: Any, device: torch.device) -> Tensor:
         raise ValueError(f"motions must be (M, 2), rows of (dy, dx), got shape {tuple(moves.shape)}")
     if moves.device.type == "cpu" and not torch.compiler.is_compiling() and moves.numel():
         # Of those on a GPU nothing is read here, since that would wait for it.
-        longest = int(moves.to(torch.int64).abs().max())
+        longest = max(int(moves.max()), -int(moves.min()))
         if longest > _FARTHEST:
             raise ValueError(f"motions must be at most 2^30 pixels long, got {longest}")
     return moves.to(device=device, dtype=torch.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers as kinds
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from hdrops.reference import matching_volume as reference
 
 _AXES = "ime"
 _SPATIAL = 3
+_MOST = 1 << 16  # of strides, paddings and dilations
 
 Triple = int | Sequence[int]
 
@@ -55,7 +58,8 @@ def matching_volume(
         reference: number of the reference image, 0 to n - 1; negative ones count from the end.
         motions: (N_M, 2) integers, rows of (dy, dx) in pixels of the features; see
             :func:`motion_grid`.
-        exposures: the N_E gains E. The paper's are 1/4, 1/2, 2, 4, 8 and 16. They are constants.
+        exposures: the N_E gains E. The paper's are 1/4, 1/2, 2, 4, 8 and 16. They are constants; a tensor is read, for
+            which a GPU waits and which no compiler traces.
         saturation: s, (N, n, 1 or C, H, W), 1 where an image is saturated; of the dtype of the features. A constant.
             That of the reference image is not used.
         correlation: "product" of every channel, as in the paper, or "inner", the sum of these over the channels.
@@ -64,12 +68,13 @@ def matching_volume(
         order: the depth axis from its slowest to its fastest index, of i(mage), m(otion) and e(xposure). The paper does
             not state it.
         include_reference: whether the reference image has slices.
-        backend: "cpp", "cuda", "triton", "reference", or None for the device's own.
+        backend: "cpp", "reference", or None for the device's own.
 
     Returns:
         (N, 4 C, D, H, W), with "inner" (N, 3 C + 1, D, H, W), of the dtype of the features, channels last in memory; D
         is n or n - 1 times N_M N_E. Differentiable with respect to the features; at F' = F_ref the derivative of
-        ``|F' - F_ref|`` is 0.
+        ``|F' - F_ref|`` is 0. NaN and infinity stay where they are read; under a saturation, "gain" makes NaN of an
+        infinity.
 
     Raises:
         TypeError: features that are not floating point, a saturation of another dtype, motions that are not integers.
@@ -137,7 +142,7 @@ def matching_conv3d(
         features, reference, motions, exposures, saturation, correlation, mask, ceiling, order, include_reference
     )
     weight = _arguments.as_tensor(weight, "weight")
-    channels = reference_channels(features.shape[2], correlation)
+    channels = _channels_of(features.shape[2], correlation)
     if weight.dim() != 5 or weight.shape[1] != channels or 0 in weight.shape:
         raise ValueError(f"weight must be (K, {channels}, kD, kH, kW), got shape {tuple(weight.shape)}")
     bias = bias if bias is None else _arguments.as_tensor(bias, "bias")
@@ -161,15 +166,15 @@ def matching_conv3d(
     return result.permute(0, 4, 1, 2, 3)
 
 
-def reference_channels(channels: int, correlation: str) -> int:
+def _channels_of(channels: int, correlation: str) -> int:
     """Channels of the volume of so many of the features."""
     return 3 * channels + (1 if correlation == "inner" else channels)
 
 
 def _triple(value: Triple, name: str, least: int) -> list[int]:
-    numbers = [value] * _SPATIAL if isinstance(value, int) else [int(v) for v in value]
-    if len(numbers) != _SPATIAL or min(numbers) < least:
-        raise ValueError(f"{name} must be one number or three, each at least {least}, got {value}")
+    numbers = [operator.index(v) for v in (value if isinstance(value, Sequence) else [value] * _SPATIAL)]
+    if len(numbers) != _SPATIAL or min(numbers) < least or max(numbers) > _MOST:
+        raise ValueError(f"{name} must be one number or three, each from {least} to {_MOST}, got {value}")
     return numbers
 
 
@@ -189,8 +194,8 @@ def _settings(
     features = _arguments.as_tensor(features, "features")
     if features.dtype not in _FLOATS:
         raise TypeError(f"features must be floating point, got {features.dtype}")
-    if features.dim() != 5 or features.shape[1] < 1:
-        raise ValueError(f"features must be (N, n, C, H, W), n >= 1, got shape {tuple(features.shape)}")
+    if features.dim() != 5 or features.shape[1] < 1 or features.shape[2] < 1:
+        raise ValueError(f"features must be (N, n, C, H, W), n and C at least 1, got shape {tuple(features.shape)}")
     n, count, channels, height, width = features.shape
     if not -count <= reference < count:
         raise ValueError(f"reference must be the number of one of {count} images, got {reference}")
@@ -209,8 +214,8 @@ def _settings(
         raise ValueError(f'mask must be "gain" or "cap", got {mask!r}')
     if sorted(order) != sorted(_AXES):
         raise ValueError(f'order must hold each of "i", "m" and "e" once, slowest first, got {order!r}')
-    gains = exposures.tolist() if isinstance(exposures, Tensor) else list(exposures)
-    if not all(isinstance(gain, int | float) for gain in gains):
+    gains = exposures.tolist() if hasattr(exposures, "tolist") else exposures
+    if not isinstance(gains, Sequence) or not all(isinstance(gain, kinds.Real) for gain in gains):
         raise ValueError("exposures must be a sequence of numbers")
     moves = checked_motions(motions, features.device)
     axes = [_AXES.index(axis) for axis in order]
@@ -305,7 +310,7 @@ def _save_conv(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _conv_backward(namespace: str, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     features, saturation, weight, motions, output = ctx.saved_tensors
     if output is not None:
-        grad = torch.where(output > 0, grad, 0)
+        grad = grad.masked_fill(output <= 0, 0)
     wants_features, _, wants_weight, wants_bias = ctx.needs_input_grad[:4]
     of_features = of_weight = None
     if wants_features or wants_weight:
@@ -347,6 +352,7 @@ _providers.register(
     fake=_fake_volume,
     backward=_volume_backward,
     setup_context=_save_volume,
+    without=("cuda", "triton"),
 )
 _providers.register(
     "matching_volume_backward",
@@ -354,6 +360,7 @@ _providers.register(
     fake=_fake_volume_backward,
     backward=_volume_double_backward,
     setup_context=_save_volume_backward,
+    without=("cuda", "triton"),
 )
 _providers.register(
     "matching_conv3d",
@@ -361,6 +368,7 @@ _providers.register(
     fake=_fake_conv,
     backward=_conv_backward,
     setup_context=_save_conv,
+    without=("cuda", "triton"),
 )
 _providers.register(
     "matching_conv3d_backward",
@@ -368,4 +376,5 @@ _providers.register(
     fake=_fake_conv_backward,
     backward=_conv_double_backward,
     setup_context=_save_conv_backward,
+    without=("cuda", "triton"),
 )

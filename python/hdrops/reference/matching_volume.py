@@ -174,7 +174,10 @@ def matching_conv3d_backward(
     wants = settings[11:]
     wide, mask = _wide(features, saturation)
     upstream = grad.to(wide.dtype).permute(0, 4, 1, 2, 3)
-    totals = [torch.zeros_like(wide) if wants[0] else None, weight.to(wide.dtype) * 0 if wants[1] else None]
+    totals = [
+        torch.zeros_like(wide) if wants[0] else None,
+        torch.zeros_like(weight, dtype=wide.dtype) if wants[1] else None,
+    ]
     for first, last, read in _parts(volume, features, weight, how):
         with differentiable():
             variables = [

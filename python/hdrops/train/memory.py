@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of malloc.h
 _MOST = 2**31 - 1
+_blocks = 0
 # Where glibc's own adaptation ends once large arrays have been freed, and its default number of mapped arrays.
 _USUAL = {_TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20, _MMAP_MAX: 65536}
 
@@ -26,7 +27,13 @@ def _library() -> ctypes.CDLL | None:
 
 @contextlib.contextmanager
 def kept_memory() -> Iterator[None]:
-    """Keep what is freed in the process while the block runs, and return it at its end; glibc only, else nothing."""
+    """Keep what is freed in the process while the block runs, and return it at its end; glibc only, else nothing.
+
+    It is of the whole process, and lasts beyond the block in one way: glibc's thresholds, which cannot be read, are
+    left at where its own adaptation ends. Blocks within blocks change nothing.
+    """
+    global _blocks
+    _blocks += 1
     library = _library()
     if library is not None:
         library.mallopt(_TRIM_THRESHOLD, _MOST)
@@ -34,7 +41,9 @@ def kept_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        return_memory()
+        _blocks -= 1
+        if not _blocks:
+            return_memory()
 
 
 def return_memory() -> None:
