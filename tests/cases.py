@@ -127,7 +127,8 @@ class OpCase:
     ``numbers`` gives the shape of what the operator returns where that is no image: numbers of the arithmetic type.
     ``backward`` holds what the schema of the backward takes beyond ``arguments``, or ``backward_arguments`` in their
     place; without ``has_backward`` gradients are made of torch's operators. Below ``least_side`` pixels the result
-    hangs on cancellation. ``backends`` are those that have the operator.
+    hangs on cancellation. ``backends`` are those that have the operator. Second derivatives of those that are not
+    ``traced_twice`` look at values, which no compiler has.
     """
 
     name: str
@@ -147,6 +148,7 @@ class OpCase:
     differentiable: tuple[str, ...] = ()
     has_out: bool = True
     has_backward: bool = True
+    traced_twice: bool = True
     results: Callable[[torch.dtype], tuple[torch.dtype, ...]] = usual_results
     numbers: Callable[[Tensor], tuple[int, ...]] | None = None
     backward: tuple[Any, ...] = ()
@@ -723,6 +725,7 @@ def volume_case(name: str, *, convolved: bool, cap: bool = False, inner: bool = 
         backward=(True, True) if convolved else (),
         backward_arguments=(lambda x: arguments(x, bias=False)) if convolved else None,
         backends=("cpp", "reference"),
+        traced_twice=False,
         shapes=tuple(name for name in SHAPES if name != "no-rows"),
         many_blocks=(1, 3, 45, 71),
     )

@@ -176,9 +176,12 @@ def test_memory_format(case: OpCase, layout: str, backend: str, device: str) -> 
 def test_bits_do_not_depend_on_threads(case: OpCase, backend: str, device: str, threads: Any) -> None:
     if INTERPRETING:
         pytest.skip("the interpreter of Triton has one thread")
+    if backend == "reference" and case.operator == "deconv3d":
+        pytest.skip("the order of torch's own sums depends on the number of threads")
     for dtype in case.dtypes:
         inputs = case.inputs(shape_of("many-blocks", backend, case), dtype, "contiguous", device)
-        names = case.active(inputs) if dtype in case.gradient_dtypes else []
+        own = dtype in case.gradient_dtypes and case.has_backward  # not made of torch's operators
+        names = case.active(inputs) if own else []
         leaves = inputs | {name: inputs[name].detach().requires_grad_() for name in names}
         keep = {"dtype": torch.float32} if case.gives_float32(dtype) else {}
         results = []
@@ -399,7 +402,9 @@ def test_opcheck(case: OpCase, backend: str, device: str, pytestconfig: pytest.C
         traced = first and layout == "contiguous" and dtype in (torch.float32, torch.uint8)
         for operator, arguments in overloads(case, backend, dtype, device, layout):
             try:
-                torch.library.opcheck(operator, arguments, test_utils=slow if traced else quick)
+                twice = operator.name().endswith("_backward")
+                utils = slow if traced and (case.traced_twice or not twice) else quick
+                torch.library.opcheck(operator, arguments, test_utils=utils)
             except Exception as error:
                 raise AssertionError(f"{operator}, {dtype}, {layout}: {error}") from error
 

@@ -132,7 +132,7 @@ def matching_conv3d(
     Returns:
         (N, K, D', H', W'), as :func:`torch.nn.functional.conv3d` counts, of the dtype of the features, channels last in
         memory. Sums are in float32, in float64 for float64 features. Differentiable with respect to features, weight
-        and bias.
+        and bias, as often as wanted; compiled programs once.
 
     Raises:
         TypeError, ValueError: as for :func:`matching_volume`; a weight or bias of another dtype or shape; a result
