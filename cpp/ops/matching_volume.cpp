@@ -11,8 +11,7 @@ void* place_of(const Tensor& t, int64_t element) {
   return static_cast<char*>(t.mutable_data_ptr()) + element * bytes_of(storage_of(t.scalar_type()));
 }
 
-// ---- the volume itself
-// -----------------------------------------------------------------------------
+// ---- the volume itself ----
 
 template <class T>
 void fill_volume(const Sampler<T>& images, int64_t n, const Tensor& out) {
@@ -57,33 +56,28 @@ Tensor matching_volume(const Tensor& features_in,
                        bool inner,
                        const std::vector<int64_t> order,
                        bool include_reference) {
-  const VolumeProblem p = check_volume("matching_volume",
-                                       features_in,
-                                       saturation_in,
-                                       motions_in,
-                                       exposures,
-                                       reference,
-                                       cap,
-                                       ceiling,
-                                       inner,
-                                       order,
-                                       include_reference);
+  const VolumeArguments arguments("matching_volume",
+                                  features_in,
+                                  saturation_in,
+                                  motions_in,
+                                  exposures,
+                                  reference,
+                                  cap,
+                                  ceiling,
+                                  inner,
+                                  order,
+                                  include_reference);
+  const VolumeProblem& p = arguments.problem;
   const Tensor out = allocate(volume_shape(p), features_in.scalar_type(), features_in);
   if (out.numel() == 0) return out;
-  const Tensor features = torch::stable::contiguous(features_in);
-  const Tensor motions = torch::stable::contiguous(motions_in);
-  std::optional<Tensor> saturation;
-  if (saturation_in) saturation = torch::stable::contiguous(*saturation_in);
-  with_compute_type(features.scalar_type(), [&](auto zero) {
+  with_compute_type(features_in.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    for (int64_t n = 0; n < p.n; ++n)
-      fill_volume(Sampler<T>(p, features, saturation, motions, exposures, n), n, out);
+    for (int64_t n = 0; n < p.n; ++n) fill_volume(Sampler<T>(arguments, n), n, out);
   });
   return out;
 }
 
-// ---- its convolution
-// -------------------------------------------------------------------------------
+// ---- its convolution ----
 
 // A few results that are kept under numbers, each in place of the oldest.
 template <class T>
@@ -536,17 +530,18 @@ Tensor matching_conv3d(const Tensor& features_in,
                        const std::vector<int64_t> dilation,
                        bool relu) {
   const char* const op = "matching_conv3d";
-  const VolumeProblem p = check_volume(op,
-                                       features_in,
-                                       saturation_in,
-                                       motions_in,
-                                       exposures,
-                                       reference,
-                                       cap,
-                                       ceiling,
-                                       inner,
-                                       order,
-                                       include_reference);
+  const VolumeArguments arguments(op,
+                                  features_in,
+                                  saturation_in,
+                                  motions_in,
+                                  exposures,
+                                  reference,
+                                  cap,
+                                  ceiling,
+                                  inner,
+                                  order,
+                                  include_reference);
+  const VolumeProblem& p = arguments.problem;
   const Convolved how = check_convolution(op, p, features_in, weight_in, stride, padding, dilation);
   if (bias_in) {
     check_dtype(op, "bias", *bias_in, features_in.scalar_type());
@@ -560,23 +555,20 @@ Tensor matching_conv3d(const Tensor& features_in,
   }
   const Tensor out = allocate(convolved_shape(p, how), features_in.scalar_type(), features_in);
   if (out.numel() == 0) return out;
-  const Tensor features = torch::stable::contiguous(features_in);
-  const Tensor motions = torch::stable::contiguous(motions_in);
   const Tensor weight = torch::stable::contiguous(weight_in);
-  std::optional<Tensor> saturation, bias;
-  if (saturation_in) saturation = torch::stable::contiguous(*saturation_in);
+  std::optional<Tensor> bias;
   if (bias_in) bias = torch::stable::contiguous(*bias_in);
-  with_compute_type(features.scalar_type(), [&](auto zero) {
+  with_compute_type(features_in.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const auto weights = elements_of<T>(weight);
     const auto biases = bias ? elements_of<T>(*bias) : Buffer<T>();
     for (int64_t n = 0; n < p.n; ++n) {
-      const Sampler<T> images(p, features, saturation, motions, exposures, n);
+      const Sampler<T> images(arguments, n);
       const auto run = [&]<class S>(S) {
         Convolution<T, S>(images, how, weights.get(), biases.get()).run(n, relu, out);
       };
       if constexpr (std::is_same_v<T, float>) {
-        if (features.scalar_type() == ScalarType::BFloat16 && multiplies_bf16()) {
+        if (features_in.scalar_type() == ScalarType::BFloat16 && multiplies_bf16()) {
           run(bfloat16_bits{});
           continue;
         }

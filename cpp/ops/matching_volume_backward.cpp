@@ -147,8 +147,7 @@ class Gradients {
   Buffer<T> du_, dv_;
 };
 
-// ---- of the volume
-// ---------------------------------------------------------------------------------
+// ---- of the volume ----
 
 template <class T>
 void volume_gradients(const Sampler<T>& images,
@@ -210,40 +209,36 @@ Tensor matching_volume_backward(const Tensor& grad_in,
                                 const std::vector<int64_t> order,
                                 bool include_reference) {
   const char* const op = "matching_volume_backward";
-  const VolumeProblem p = check_volume(op,
-                                       features_in,
-                                       saturation_in,
-                                       motions_in,
-                                       exposures,
-                                       reference,
-                                       cap,
-                                       ceiling,
-                                       inner,
-                                       order,
-                                       include_reference);
+  const VolumeArguments arguments(op,
+                                  features_in,
+                                  saturation_in,
+                                  motions_in,
+                                  exposures,
+                                  reference,
+                                  cap,
+                                  ceiling,
+                                  inner,
+                                  order,
+                                  include_reference);
+  const VolumeProblem& p = arguments.problem;
   check_gradient(op, grad_in, volume_shape(p), features_in);
   const ScalarType dtype = features_in.scalar_type();
   const Tensor out = allocate(shape_of(features_in), dtype, features_in);
   if (out.numel() == 0) return out;
-  const Tensor features = torch::stable::contiguous(features_in);
-  const Tensor motions = torch::stable::contiguous(motions_in);
   const Tensor grad = torch::stable::contiguous(torch::stable::to(grad_in, dtype));
-  std::optional<Tensor> saturation;
-  if (saturation_in) saturation = torch::stable::contiguous(*saturation_in);
   with_compute_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     for (int64_t n = 0; n < p.n; ++n) {
-      const Sampler<T> images(p, features, saturation, motions, exposures, n);
+      const Sampler<T> images(arguments, n);
       const Gradients<T> gradients(images);
       volume_gradients(images, gradients, n, grad);
-      gradients.store(saturation, n, out);
+      gradients.store(arguments.saturation, n, out);
     }
   });
   return out;
 }
 
-// ---- of the convolution
-// ----------------------------------------------------------------------------
+// ---- of the convolution ----
 
 // Bands of rows whose sums for the gradient of the weight are apart, however many threads there are.
 constexpr int64_t most_bands = 16;
@@ -387,8 +382,7 @@ class ConvolutionGradients {
         load_elements(output(o, y, x + j), storage_, how_.k, to + j * gap);
   }
 
-  // ---- of the features: the transposed convolution of gradients
-  // ------------------------------------
+  // ---- of the features: the transposed convolution of gradients ----
 
   class Spread {
     // The taps that reach the pixels whose row and column have some remainders by the strides, and
@@ -665,8 +659,7 @@ class ConvolutionGradients {
     std::vector<Reach> reaches_;
   };
 
-  // ---- of the weight
-  // -------------------------------------------------------------------------------
+  // ---- of the weight ----
 
   class Gather {
    public:
@@ -842,17 +835,18 @@ std::tuple<Tensor, Tensor> matching_conv3d_backward(const Tensor& grad_in,
                                                     bool wants_features,
                                                     bool wants_weight) {
   const char* const op = "matching_conv3d_backward";
-  const VolumeProblem p = check_volume(op,
-                                       features_in,
-                                       saturation_in,
-                                       motions_in,
-                                       exposures,
-                                       reference,
-                                       cap,
-                                       ceiling,
-                                       inner,
-                                       order,
-                                       include_reference);
+  const VolumeArguments arguments(op,
+                                  features_in,
+                                  saturation_in,
+                                  motions_in,
+                                  exposures,
+                                  reference,
+                                  cap,
+                                  ceiling,
+                                  inner,
+                                  order,
+                                  include_reference);
+  const VolumeProblem& p = arguments.problem;
   const Convolved how = check_convolution(op, p, features_in, weight_in, stride, padding, dilation);
   check_gradient(op, grad_in, convolved_shape(p, how), features_in);
   const ScalarType dtype = features_in.scalar_type();
@@ -861,11 +855,7 @@ std::tuple<Tensor, Tensor> matching_conv3d_backward(const Tensor& grad_in,
   const Tensor grad_features = allocate(wants_features ? of_features : none, dtype, features_in);
   const Tensor grad_weight = allocate(wants_weight ? of_weight : none, dtype, features_in);
   const Tensor grad = torch::stable::contiguous(torch::stable::to(grad_in, dtype));
-  const Tensor features = torch::stable::contiguous(features_in);
-  const Tensor motions = torch::stable::contiguous(motions_in);
   const Tensor weight = torch::stable::contiguous(weight_in);
-  std::optional<Tensor> saturation;
-  if (saturation_in) saturation = torch::stable::contiguous(*saturation_in);
   with_compute_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     const Storage storage = storage_of(dtype);
@@ -874,12 +864,12 @@ std::tuple<Tensor, Tensor> matching_conv3d_backward(const Tensor& grad_in,
     const auto total = buffer<T>(2 * size);
     std::fill_n(total.get(), size, T(0));
     for (int64_t n = 0; n < p.n; ++n) {
-      const Sampler<T> images(p, features, saturation, motions, exposures, n);
+      const Sampler<T> images(arguments, n);
       const ConvolutionGradients<T> of(images, how, grad, n);
       if (wants_features) {
         const Gradients<T> gradients(images);
         of.features(weights.get(), gradients);
-        gradients.store(saturation, n, grad_features);
+        gradients.store(arguments.saturation, n, grad_features);
       }
       if (!wants_weight) continue;
       of.weights(total.get() + size);

@@ -15,17 +15,14 @@ namespace hdrops {
 template <class T>
 class Sampler {
  public:
-  Sampler(const VolumeProblem& problem,
-          const Tensor& features,
-          const std::optional<Tensor>& saturation,
-          const Tensor& motions,
-          const std::vector<double>& exposures,
-          int64_t n)
-      : p(problem), plane_(problem.plane() * problem.c), loops_(volume_loops<T>()) {
-    const auto* at = motions.const_data_ptr<int64_t>();
+  // Bracket n. It refers to the arguments.
+  Sampler(const VolumeArguments& arguments, int64_t n)
+      : p(arguments.problem), plane_(p.plane() * p.c), loops_(volume_loops<T>()) {
+    const Tensor& features = arguments.features;
+    const auto* at = arguments.motions.const_data_ptr<int64_t>();
     moves.assign(at, at + 2 * p.motions);
     for (int64_t& move : moves) move = math::clamp<int64_t>(move, -(1LL << 31), 1LL << 31);
-    for (const double gain : exposures) gains.push_back(static_cast<T>(gain));
+    for (const double gain : arguments.exposures) gains.push_back(static_cast<T>(gain));
     const Storage storage = storage_of(features.scalar_type());
     const int64_t bytes = bytes_of(storage);
     u_ = buffer<T>(p.count * plane_);
@@ -35,7 +32,7 @@ class Sampler {
     const int64_t masks = p.mask_of_channels ? p.c : 1;
     const char* saturated = nullptr;
     if (p.masked)
-      saturated = static_cast<const char*>(saturation->const_data_ptr()) +
+      saturated = static_cast<const char*>(arguments.saturation->const_data_ptr()) +
                   n * p.count * masks * p.plane() * bytes;
     torch::stable::parallel_for(0, p.count * p.height, 1, [&](int64_t begin, int64_t end) {
       const auto line = buffer<T>(2 * p.width);

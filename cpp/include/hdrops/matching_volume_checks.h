@@ -116,6 +116,42 @@ inline VolumeProblem check_volume(const char* op,
   return p;
 }
 
+// Checked arguments of a bracket's volume, contiguous.
+struct VolumeArguments {
+  VolumeProblem problem;
+  Tensor features, motions;
+  std::optional<Tensor> saturation;
+  std::vector<double> exposures;
+
+  VolumeArguments(const char* op,
+                  const Tensor& features_in,
+                  const std::optional<Tensor>& saturation_in,
+                  const Tensor& motions_in,
+                  const std::vector<double>& exposures_in,
+                  int64_t reference,
+                  bool cap,
+                  double ceiling,
+                  bool inner,
+                  const std::vector<int64_t>& order,
+                  bool include_reference)
+      : problem(check_volume(op,
+                             features_in,
+                             saturation_in,
+                             motions_in,
+                             exposures_in,
+                             reference,
+                             cap,
+                             ceiling,
+                             inner,
+                             order,
+                             include_reference)),
+        features(torch::stable::contiguous(features_in)),
+        motions(torch::stable::contiguous(motions_in)),
+        exposures(exposures_in) {
+    if (saturation_in) saturation = torch::stable::contiguous(*saturation_in);
+  }
+};
+
 inline std::vector<int64_t> volume_shape(const VolumeProblem& p) {
   return {p.n, p.depth(), p.height, p.width, p.channels()};
 }

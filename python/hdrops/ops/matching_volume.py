@@ -142,7 +142,7 @@ def matching_conv3d(
         features, reference, motions, exposures, saturation, correlation, mask, ceiling, order, include_reference
     )
     weight = _arguments.as_tensor(weight, "weight")
-    channels = _channels_of(features.shape[2], correlation)
+    channels = _channels_of(features.shape[2], settings[5])
     if weight.dim() != 5 or weight.shape[1] != channels or 0 in weight.shape:
         raise ValueError(f"weight must be (K, {channels}, kD, kH, kW), got shape {tuple(weight.shape)}")
     bias = bias if bias is None else _arguments.as_tensor(bias, "bias")
@@ -166,9 +166,9 @@ def matching_conv3d(
     return result.permute(0, 4, 1, 2, 3)
 
 
-def _channels_of(channels: int, correlation: str) -> int:
+def _channels_of(channels: int, inner: bool) -> int:
     """Channels of the volume of so many of the features."""
-    return 3 * channels + (1 if correlation == "inner" else channels)
+    return 3 * channels + (1 if inner else channels)
 
 
 def _triple(value: Triple, name: str, least: int) -> list[int]:
@@ -251,8 +251,8 @@ def _result_shape(
 
 def _fake_volume(features: Tensor, saturation: Tensor | None, *settings: Any) -> Tensor:
     n, _, channels, height, width = features.shape
-    of = 3 * channels + (1 if settings[5] else channels)
-    return features.new_empty((n, _depth(features, settings), height, width, of))
+    of_volume = _channels_of(channels, settings[5])
+    return features.new_empty((n, _depth(features, settings), height, width, of_volume))
 
 
 def _fake_volume_backward(grad: Tensor, features: Tensor, saturation: Tensor | None, *settings: Any) -> Tensor:
