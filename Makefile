@@ -26,11 +26,12 @@ CLANG_FORMAT ?= .venv/bin/clang-format
 WHEEL_TOOLS := .venv/stamps/auditwheel
 endif
 
-.PHONY: demo test test-full bench gpu lint format asan fuzz docs wheel clean help
+.PHONY: demo test test-full emulate bench gpu lint format asan fuzz docs wheel clean help
 
 help:
 	@echo "make demo [BRACKET=dir]  build, render (or take) a bracket, fuse it, print where the picture is"
 	@echo "make test                build and run the tests;  make test-full  the whole product of cases"
+	@echo "make emulate             all operator tests on the CUDA kernels, on the CPU, compiled for an emulated device"
 	@echo "make bench               benchmark against every installed peer, write bench/RESULTS.md"
 	@echo "make gpu                 GPU tests and benchmarks, on a machine with a CUDA build of torch"
 	@echo "make lint | format       ruff, mypy, clang-format: check | rewrite"
@@ -78,6 +79,9 @@ test-full: $(STAMPS)/dev
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/ops -q --full -n $(WORKERS)
 	$(PY) -m pytest --full -n $(WORKERS)
 
+emulate: $(STAMPS)/dev
+	$(PY) tests/test_emulated_cuda.py build/emulated tests/ops -k "cpp and not beyond and not export and not compile"
+
 gpu: $(STAMPS)/dev
 	$(PY) -m pytest -m gpu
 	$(PY) -m pytest bench --device cuda -q
@@ -101,7 +105,7 @@ bench: $(STAMPS)/dev
 
 # ---- style ---------------------------------------------------------------------------------------------------------
 
-CPP_FILES = $(shell find cpp cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CPP_FILES = $(shell find cpp cuda tests/emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 lint: $(STAMPS)/dev
 	$(PY) -m ruff check .

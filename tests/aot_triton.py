@@ -22,12 +22,16 @@ CAPABILITIES = (80, 90)
 
 
 class Variant(NamedTuple):
-    """Element types of pointers and values of constants by parameter; others as annotated or i32."""
+    """Element types of pointers and values of constants by parameter; others as annotated or i32.
+
+    ``aligned`` are integers that 16 divides.
+    """
 
     pointers: dict[str, str]
     constants: dict[str, Any]
     warps: int = 4
     contraction: bool = True
+    aligned: tuple[str, ...] = ()
 
 
 def _imf() -> dict[str, list[Variant]]:
@@ -372,12 +376,105 @@ def _matching() -> dict[str, list[Variant]]:
     }
 
 
+def _hourglass() -> dict[str, list[Variant]]:
+    def variant(image: str, biased: bool) -> Variant:
+        half = image in ("fp16", "bf16")
+        pointers = dict.fromkeys(("x", "weight", "bias", "out"), image)
+        constants = {"BIAS": biased, "RELU": biased, "WIDE": image == "fp64", "HALF": half, "ROWS": 64}
+        constants |= {"CHANNELS": 32 if half else 16, "COLUMNS": 64 if half else 32}
+        return Variant(pointers, constants, aligned=("channels", "results") if biased else ())
+
+    floats = ("fp16", "bf16", "fp32", "fp64")
+    return {"deconv3d_kernel": [variant(*each) for each in _cycle(floats, (True, False, True))]}
+
+
+def _matching_volume() -> dict[str, list[Variant]]:
+    floats = ("fp16", "bf16", "fp32", "fp64")
+    given = ("features", "saturation", "motions", "gains")
+
+    def arithmetic(image: str) -> str:
+        return "fp64" if image == "fp64" else "fp32"
+
+    def variant(image: str, out: str, names: tuple[str, ...], constants: dict[str, Any]) -> Variant:
+        pointers = dict.fromkeys((*names, "out"), image) | {"out": out}
+        pointers |= {name: arithmetic(image) for name in ("gains", "constants") if name in names}
+        pointers |= {"motions": "i64"} if "motions" in names else {}
+        chunk = 32 if image in ("fp16", "bf16") else 16
+        constants = {"CHANNELS": chunk, "ROWS": 64, "WIDE": image == "fp64"} | constants
+        return Variant(
+            pointers,
+            constants,
+            aligned=("channels", "results") if "weight" in names or "grad" in names else ("channels",),
+        )
+
+    def volume(mask: tuple[bool, int, bool]) -> dict[str, Any]:
+        return dict(zip(("CAP", "SATURATION", "INCLUDE"), mask, strict=True))
+
+    def product(image: str, columns: int) -> dict[str, Any]:
+        return {"HALF": image in ("fp16", "bf16"), "COLUMNS": columns}
+
+    def gradient(image: str, mask: tuple[bool, int, bool], of_reference: bool, convolved: bool) -> Variant:
+        what = {"REFERENCE": of_reference, "CONVOLVED": convolved, "INNER": not convolved and mask[0]}
+        constants = {**volume(mask), **what, **product(image, 32 if image in ("fp16", "bf16") else 16)}
+        return variant(image, image, ("grad", *given, "weight", "constants"), constants)
+
+    def weight(image: str, mask: tuple[bool, int, bool], constant: bool) -> Variant:
+        # What is constant is summed already.
+        grad = arithmetic(image) if constant else image
+        constants = {**volume(mask), **product(image, 32), "CONSTANT": constant, "ROWS": 32 if constant else 64}
+        found = variant(image, arithmetic(image), ("grad", *given), constants)
+        return found._replace(pointers=found.pointers | {"grad": grad})
+
+    # The reading of the mask, channels of the saturation (none, one, all), whether the reference image has slices.
+    masks = ((False, 1, True), (True, 0, True), (True, 2, False), (False, 0, False))
+    each = _cycle(floats, masks)
+    return {
+        "volume_kernel": [
+            variant(image, image, given, {**volume(mask), "INNER": inner})
+            for (image, mask), inner in zip(each, (False, True, True, False), strict=True)
+        ],
+        "constants_kernel": [
+            variant(image, arithmetic(image), ("base", "weight"), {"CHANNELS": 16, "COLUMNS": 32}) for image in floats
+        ],
+        "convolve_kernel": [
+            variant(
+                image,
+                image,
+                (*given, "weight", "constants", "bias"),
+                {
+                    **volume(mask),
+                    **product(image, 64 if image in ("fp16", "bf16") else 32),
+                    "BIAS": biased,
+                    "RELU": biased,
+                },
+            )
+            for (image, mask), biased in zip(each, (True, False, False, True), strict=True)
+        ],
+        "features_kernel": [
+            gradient(image, mask, of_reference, convolved)
+            for of_reference, convolved in itertools.product((False, True), (True, False))
+            for image, mask in each
+        ],
+        "depth_sums_kernel": [
+            Variant(
+                {"grad": image, "out": arithmetic(image)},
+                {"INCLUDE": mask[2], "WIDE": image == "fp64", "ROWS": 64, "COLUMNS": 32},
+                aligned=("results",),
+            )
+            for image, mask in each
+        ],
+        "weight_kernel": [weight(image, mask, constant) for constant in (False, True) for image, mask in each],
+    }
+
+
 VARIANTS = {
     "imf": _imf(),
     "exposure_fusion": _exposure_fusion(),
     "gaussian": _gaussian(),
+    "hourglass": _hourglass(),
     "lab": _lab(),
     "matching": _matching(),
+    "matching_volume": _matching_volume(),
     "mef_ssim": _mef_ssim(),
     "mtb": _mtb(),
     "ssim": _ssim(),
@@ -419,10 +516,12 @@ def compile_variant(kernel: Any, variant: Variant, capability: int) -> Any:
                 attributes[(position,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = parameter.annotation_type or "i32"
+            if name in variant.aligned:
+                attributes[(position,)] = [["tt.divisibility", 16]]
     constants = {
         parameter.name: variant.constants[parameter.name] for parameter in kernel.params if parameter.is_constexpr
     }
-    unknown = (variant.pointers.keys() | variant.constants.keys()) - signature.keys()
+    unknown = (variant.pointers.keys() | variant.constants.keys() | {*variant.aligned}) - signature.keys()
     if unknown:
         raise ValueError(f"{kernel.__name__} has no parameters {sorted(unknown)}")
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)

@@ -127,8 +127,8 @@ class OpCase:
     ``numbers`` gives the shape of what the operator returns where that is no image: numbers of the arithmetic type.
     ``backward`` holds what the schema of the backward takes beyond ``arguments``, or ``backward_arguments`` in their
     place; without ``has_backward`` gradients are made of torch's operators. Below ``least_side`` pixels the result
-    hangs on cancellation. ``backends`` are those that have the operator. Second derivatives of those that are not
-    ``traced_twice`` look at values, which no compiler has.
+    hangs on cancellation. Second derivatives of those that are not ``traced_twice`` look at values, which no compiler
+    has.
     """
 
     name: str
@@ -153,7 +153,6 @@ class OpCase:
     numbers: Callable[[Tensor], tuple[int, ...]] | None = None
     backward: tuple[Any, ...] = ()
     backward_arguments: Callable[[dict[str, Tensor]], tuple[Any, ...]] | None = None
-    backends: tuple[str, ...] = _providers.BACKENDS
     shapes: tuple[str, ...] = tuple(SHAPES)
     many_blocks: tuple[int, ...] = SHAPES["many-blocks"]
     least_side: int = 1
@@ -724,7 +723,6 @@ def volume_case(name: str, *, convolved: bool, cap: bool = False, inner: bool = 
         numbers=numbers,
         backward=(True, True) if convolved else (),
         backward_arguments=(lambda x: arguments(x, bias=False)) if convolved else None,
-        backends=("cpp", "reference"),
         traced_twice=False,
         shapes=tuple(name for name in SHAPES if name != "no-rows"),
         many_blocks=(1, 3, 45, 71),
@@ -768,7 +766,6 @@ DECONV3D = OpCase(
     has_out=False,
     has_backward=False,
     numbers=lambda image: (len(image), 2, 2 * image.shape[2] - 1, 2 * image.shape[3] - 1, 2),
-    backends=("cpp", "reference"),
     shapes=tuple(name for name in SHAPES if name != "no-rows"),
 )
 

@@ -543,16 +543,7 @@ Tensor matching_conv3d(const Tensor& features_in,
                                   include_reference);
   const VolumeProblem& p = arguments.problem;
   const Convolved how = check_convolution(op, p, features_in, weight_in, stride, padding, dilation);
-  if (bias_in) {
-    check_dtype(op, "bias", *bias_in, features_in.scalar_type());
-    check_same_device(op, "bias", *bias_in, features_in);
-    STD_TORCH_CHECK(shape_of(*bias_in) == std::vector<int64_t>{how.k},
-                    op,
-                    ": bias must be (",
-                    how.k,
-                    "), got shape ",
-                    shape_text(*bias_in));
-  }
+  if (bias_in) check_bias(op, *bias_in, how, features_in);
   const Tensor out = allocate(convolved_shape(p, how), features_in.scalar_type(), features_in);
   if (out.numel() == 0) return out;
   const Tensor weight = torch::stable::contiguous(weight_in);

@@ -24,21 +24,12 @@ template <class V>
 inline V absolute(V x) {
   return x < V{} ? -x : x;
 }
-template <class V>
-inline V least(V a, V b) {
-  return b < a ? b : a;  // NaN of a stays
-}
+// multiply_add as a function object.
+constexpr auto fused = [](auto a, auto b, auto c) { return multiply_add(a, b, c); };
 
 template <Gain gain, class V>
 inline V moved(V u, V v, V exposure, V ceiling) {
-  if constexpr (gain == Gain::split) return multiply_add(exposure, v, u);
-  const V scaled = exposure * u;
-  if constexpr (gain == Gain::capped) return least(scaled, ceiling);
-  if constexpr (gain == Gain::blended) {
-    const V capped = least(scaled, ceiling);
-    return multiply_add(v, capped, (1 - v) * scaled);
-  }
-  return scaled;
+  return math::moved_feature<gain>(u, v, exposure, ceiling, fused);
 }
 
 template <Part part, class V>
@@ -222,7 +213,7 @@ inline void differentiate_at(
   const int64_t place = p * of.gap + c;
   if (of.t != nullptr) {
     const V t = load(of.t + place), off = a - r;
-    const V signed_t = off > V{} ? t : (off < V{} ? -t : V{});
+    const V signed_t = math::with_sign(off, t);
     da += signed_t;
     dr -= signed_t;
   }
@@ -240,13 +231,8 @@ inline void differentiate_at(
     add_to(da, of.du + at);
     add_to(exposure * da, of.dv + at);
   }
-  if constexpr (gain == Gain::capped || gain == Gain::blended) {
-    const V below = exposure * u <= ceiling ? exposure : V{};
-    if constexpr (gain == Gain::capped)
-      add_to(below * da, of.du + at);
-    else
-      add_to(multiply_add(v, below, exposure - v * exposure) * da, of.du + at);
-  }
+  if constexpr (gain == Gain::capped || gain == Gain::blended)
+    add_to(math::moved_slope<gain>(u, v, exposure, ceiling, fused) * da, of.du + at);
 }
 
 template <Gain gain, bool there, class T>

@@ -18,11 +18,11 @@ struct VolumeProblem {
   double ceiling;
   int64_t order[3];  // from the slowest axis of depth to the fastest: 0 image, 1 motion, 2 exposure
 
-  int64_t images() const { return count - (include_reference ? 0 : 1); }
-  int64_t depth() const { return images() * motions * exposures; }
-  int64_t products() const { return inner ? 1 : c; }
-  int64_t channels() const { return 3 * c + products(); }
-  int64_t plane() const { return height * width; }
+  HDROPS_HD_MEMBER int64_t images() const { return count - (include_reference ? 0 : 1); }
+  HDROPS_HD_MEMBER int64_t depth() const { return images() * motions * exposures; }
+  HDROPS_HD_MEMBER int64_t products() const { return inner ? 1 : c; }
+  HDROPS_HD_MEMBER int64_t channels() const { return 3 * c + products(); }
+  HDROPS_HD_MEMBER int64_t plane() const { return height * width; }
 };
 
 struct VolumeSlice {
@@ -173,7 +173,7 @@ struct Convolved {
   int64_t k;
   int64_t taps[3], stride[3], padding[3], dilation[3], size[3];
 
-  int64_t positions() const { return size[0] * size[1] * size[2]; }
+  HDROPS_HD_MEMBER int64_t positions() const { return size[0] * size[1] * size[2]; }
 };
 
 inline Convolved check_convolution(const char* op,
@@ -216,6 +216,20 @@ inline Convolved check_convolution(const char* op,
     how.size[axis] = (room - 1) / stride[axis] + 1;
   }
   return how;
+}
+
+inline void check_bias(const char* op,
+                       const Tensor& bias,
+                       const Convolved& how,
+                       const Tensor& features) {
+  check_dtype(op, "bias", bias, features.scalar_type());
+  check_same_device(op, "bias", bias, features);
+  STD_TORCH_CHECK(shape_of(bias) == std::vector<int64_t>{how.k},
+                  op,
+                  ": bias must be (",
+                  how.k,
+                  "), got shape ",
+                  shape_text(bias));
 }
 
 inline std::vector<int64_t> convolved_shape(const VolumeProblem& p, const Convolved& how) {

@@ -26,7 +26,6 @@ BACKENDS = ("cpp", "cuda", "triton", "reference")
 _NAMESPACES = {"cpp": "hdrops", "cuda": "hdrops", "triton": "hdrops_triton", "reference": "hdrops_reference"}
 _libraries: list[torch.library.Library] = []
 operators: list[str] = []
-_without: dict[str, tuple[str, ...]] = {}  # backends that an operator does not have yet
 
 
 @functools.cache
@@ -96,8 +95,6 @@ def overload(operator: str, backend: str | None, tensor: torch.Tensor) -> Any:
         return getattr(torch.ops.hdrops, operator).default
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None, got {backend!r}")
-    if backend in _without.get(operator, ()) and tensor.device.type == ("cpu" if backend == "triton" else backend):
-        raise RuntimeError(f"backend={backend!r} is not available: {operator} has no such kernels yet")
     device = tensor.device.type
     if backend == "cpp" and device != "cpu":
         raise ValueError(f"backend='cpp' takes CPU tensors, got a tensor on {device}; move it with .cpu()")
@@ -121,12 +118,11 @@ def register(
     fake: Callable[..., Any],
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., Any] | None = None,
-    without: tuple[str, ...] = (),
 ) -> None:
     """Complete the operator declared in ``cpp/schema.cpp``.
 
     Its Triton and reference implementations are the functions of the same name in ``hdrops.kernels.<module>`` and
-    ``hdrops.reference.<module>``. For the backends in ``without`` it has none yet, and the reference serves.
+    ``hdrops.reference.<module>``.
     ``backward(namespace, ctx, *grads)`` gets the namespace it must call back into.
     """
 
@@ -146,8 +142,6 @@ def register(
     def without_native_kernel(*args: Any) -> Any:
         device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
         chosen, cause = provider(device)
-        if chosen in without:
-            chosen, cause = "reference", f"{operator} has no {chosen} kernels yet"
         _warn_missing(device, chosen, cause)
         return triton(*args) if chosen == "triton" else reference(*args)
 
@@ -169,7 +163,6 @@ def register(
             )
         _libraries.append(library)
     operators.append(operator)
-    _without[operator] = without
 
 
 def second_order(

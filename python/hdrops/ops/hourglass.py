@@ -50,8 +50,8 @@ def deconv3d(
         stride, padding, output_padding, dilation: of depth, rows and columns, or one for all, as for
             :func:`torch.nn.functional.conv_transpose3d`.
         activation: "relu", or None.
-        backend: "cpp", "reference", or None: on the CPU C++ (in bfloat16 torch's own, which multiplies it), elsewhere
-            torch's own.
+        backend: "cpp", "cuda", "triton", "reference", or None: on the CPU C++ (in bfloat16 torch's own, which
+            multiplies it), elsewhere torch's own.
 
     Returns:
         (N, K, D', H', W'), D' = (D - 1) stride - 2 padding + dilation (kD - 1) + output_padding + 1, of the dtype of
@@ -516,6 +516,4 @@ def _backward(namespace: str, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return of_x, of_weight, of_bias, *(None,) * len(ctx.how)
 
 
-_providers.register(
-    "deconv3d", "hourglass", fake=_fake, backward=_backward, setup_context=_save, without=("cuda", "triton")
-)
+_providers.register("deconv3d", "hourglass", fake=_fake, backward=_backward, setup_context=_save)

@@ -68,7 +68,7 @@ def matching_volume(
         order: the depth axis from its slowest to its fastest index, of i(mage), m(otion) and e(xposure). The paper does
             not state it.
         include_reference: whether the reference image has slices.
-        backend: "cpp", "reference", or None for the device's own.
+        backend: "cpp", "cuda", "triton", "reference", or None for the device's own.
 
     Returns:
         (N, 4 C, D, H, W), with "inner" (N, 3 C + 1, D, H, W), of the dtype of the features, channels last in memory; D
@@ -352,7 +352,6 @@ _providers.register(
     fake=_fake_volume,
     backward=_volume_backward,
     setup_context=_save_volume,
-    without=("cuda", "triton"),
 )
 _providers.register(
     "matching_volume_backward",
@@ -360,7 +359,6 @@ _providers.register(
     fake=_fake_volume_backward,
     backward=_volume_double_backward,
     setup_context=_save_volume_backward,
-    without=("cuda", "triton"),
 )
 _providers.register(
     "matching_conv3d",
@@ -368,7 +366,6 @@ _providers.register(
     fake=_fake_conv,
     backward=_conv_backward,
     setup_context=_save_conv,
-    without=("cuda", "triton"),
 )
 _providers.register(
     "matching_conv3d_backward",
@@ -376,5 +373,4 @@ _providers.register(
     fake=_fake_conv_backward,
     backward=_conv_double_backward,
     setup_context=_save_conv_backward,
-    without=("cuda", "triton"),
 )

@@ -8,8 +8,10 @@
 // linker must not merge the copies.
 #if defined(__CUDACC__)
 #define HDROPS_HD static __host__ __device__ __forceinline__
+#define HDROPS_HD_MEMBER __host__ __device__ __forceinline__
 #else
 #define HDROPS_HD static inline __attribute__((always_inline))
+#define HDROPS_HD_MEMBER inline
 #endif
 
 namespace hdrops::math {

@@ -5,13 +5,10 @@
 #include <cstdint>
 
 #include "hdrops/cpu_level.h"
+#include "hdrops/math/matching_volume.h"
 #include "hdrops/simd/storage.h"
 
 namespace hdrops {
-
-// What a moved feature is of the parts of its image:
-//   scaled E u,  split u + E v,  capped min(E u, T),  blended v min(E u, T) + (1 - v) E u.
-enum class Gain { scaled, split, capped, blended };
 
 template <class T>
 struct Moved {
