@@ -18,11 +18,16 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 EMULATOR = ROOT / "tests" / "emulator"
-# All operators; the newest, whose kernels have never run on a device, in more of their cases.
+# Of each file of tests, some that reach every kernel; those of matrix products in every type and reading of a mask.
 CHOSEN = {
-    "tests/ops/test_contract.py": "cpp and test_values and float32 and not masks",
-    "tests/ops/test_matching_volume.py": "cpp and not beyond and (paper or other_types or of_the_volume)",
-    "tests/ops/test_hourglass.py": "cpp and not export and not compile",
+    "tests/ops/test_contract.py": (
+        "cpp and contiguous and not many-blocks and (test_values and float32 or test_gradients and float16)"
+    ),
+    "tests/ops/test_matching_volume.py": (
+        "cpp and (other_types or gradients_of_the_volume or gradients_of_the_convolution and paper"
+        " or convolution_is_that and uneven)"
+    ),
+    "tests/ops/test_hourglass.py": "cpp and (torchs_own or other_types or gradients)",
 }
 
 
