@@ -116,7 +116,7 @@ STABLE_TORCH_LIBRARY(hdrops, m) {
   // Of x (N, D, H, W, C) and weights (C, K, kD, kH, kW); the result is (N, D', H', W', K).
   m.def(
       "deconv3d(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
-      "int[] output_padding, int[] dilation, bool relu) -> Tensor");
+      "SymInt[] output_padding, int[] dilation, bool relu) -> Tensor");
 
   // Rows of the whole numbers dy, dx, pixels that disagree and pixels compared, (N, 4) of int64.
   m.def("mtb_shift(Tensor image, Tensor reference, SymInt levels, SymInt exclude) -> Tensor");

@@ -97,3 +97,12 @@ def test_bad_dilations() -> None:
     for dilations in ((), (1, 0)):
         with pytest.raises(ValueError, match="dilations must be"):
             Hourglass3d(4, 4, dilations)
+
+
+def test_export_of_any_size() -> None:
+    model = Hourglass3d(4, 6).eval()
+    some = (dict.fromkeys((2, 3, 4), torch.export.Dim.DYNAMIC),)
+    program = torch.export.export(model, (torch.randn(1, 4, 9, 16, 20),), dynamic_shapes=some).module()
+    for size in ((9, 16, 20), (10, 13, 32), (24, 31, 17)):
+        x = torch.randn(1, 4, *size)
+        torch.testing.assert_close(program(x), model(x), rtol=1e-5, atol=1e-6)

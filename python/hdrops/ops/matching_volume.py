@@ -172,7 +172,9 @@ def _channels_of(channels: int, inner: bool) -> int:
 
 
 def _triple(value: Triple, name: str, least: int) -> list[int]:
-    numbers = [operator.index(v) for v in (value if isinstance(value, Sequence) else [value] * _SPATIAL)]
+    each = value if isinstance(value, Sequence) else [value] * _SPATIAL
+    # What a compiler leaves open is no number yet.
+    numbers = [v if isinstance(v, torch.SymInt) else operator.index(v) for v in each]
     if len(numbers) != _SPATIAL or min(numbers) < least or max(numbers) > _MOST:
         raise ValueError(f"{name} must be one number or three, each from {least} to {_MOST}, got {value}")
     return numbers
