@@ -18,17 +18,17 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 EMULATOR = ROOT / "tests" / "emulator"
-# Of each file of tests, some that reach every kernel; those of matrix products in every type and reading of a mask.
-CHOSEN = {
-    "tests/ops/test_contract.py": (
-        "cpp and contiguous and not many-blocks and (test_values and float32 or test_gradients and float16)"
-    ),
-    "tests/ops/test_matching_volume.py": (
-        "cpp and (other_types or gradients_of_the_volume or gradients_of_the_convolution and paper"
-        " or convolution_is_that and uneven)"
-    ),
-    "tests/ops/test_hourglass.py": "cpp and (torchs_own or other_types or gradients)",
-}
+# Some tests of each file that reach every kernel; those of matrix products in every type and reading of a mask.
+CHOSEN = [
+    ("tests/ops/test_contract.py", "test_values and float32 and contiguous and not many-blocks"),
+    ("tests/ops/test_contract.py", "test_gradients and float16 and contiguous and not many-blocks"),
+    ("tests/ops/test_matching_volume.py", "test_other_types"),
+    ("tests/ops/test_matching_volume.py", "test_gradients_of_other_types and (plain and 0.004 or cap and 0.03)"),
+    ("tests/ops/test_matching_volume.py", "test_gradients_of_the_volume"),
+    ("tests/ops/test_matching_volume.py", "test_gradients_of_the_convolution and paper and not order"),
+    ("tests/ops/test_matching_volume.py", "test_convolution_is_that_of_the_volume and uneven"),
+    ("tests/ops/test_hourglass.py", "test_is_torchs_own or test_other_types"),
+]
 
 
 def compiled(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
@@ -73,7 +73,7 @@ def run(library: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[s
     path = os.pathsep.join(filter(None, [str(EMULATOR), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "HDROPS_EMULATED": str(library), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "plugin", "-p", "no:cacheprovider", "-q", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=7200)
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +84,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of fibres of glibc")
-@pytest.mark.parametrize("file", CHOSEN)
-def test_operators_on_an_emulated_device(file: str, library: pathlib.Path) -> None:
-    done = run(library, file, "-k", CHOSEN[file])
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+@pytest.mark.parametrize(("file", "chosen"), CHOSEN)
+def test_operators_on_an_emulated_device(file: str, chosen: str, library: pathlib.Path) -> None:
+    done = run(library, file, "-k", f"cpp and ({chosen})")
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]  # 5 where nothing was chosen
     assert "Overriding a previously registered kernel" in done.stderr + done.stdout
-    assert " passed" in done.stdout
 
 
 if __name__ == "__main__":

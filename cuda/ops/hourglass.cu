@@ -15,8 +15,6 @@
 namespace hdrops {
 namespace {
 
-constexpr int32_t block_warps = 4, block_threads = block_warps * warp_lanes;
-
 // How many remainders there are, and the most places that leave one.
 struct Remainders {
   int64_t count[3], most;
@@ -46,6 +44,7 @@ __global__ void __launch_bounds__(block_threads, 3) transposed(TransposedProblem
   const int64_t units = p.n * classes * weights.blocks * tiles;
   for (int64_t unit = int64_t{blockIdx.x} * block_warps + warp_of_thread(); unit < units;
        unit += int64_t{gridDim.x} * block_warps) {
+    __syncwarp();
     const int64_t tile = unit % tiles, block = unit / tiles % weights.blocks;
     const int64_t which = unit / tiles / weights.blocks % classes;
     const int64_t n = unit / tiles / weights.blocks / classes;
@@ -113,14 +112,7 @@ __global__ void __launch_bounds__(block_threads, 3) transposed(TransposedProblem
       const int64_t h = remainder[1] + steps[i][1] * p.stride[1];
       const int64_t w = remainder[2] + steps[i][2] * p.stride[2];
       S* const to = out + (((n * p.out[0] + d) * p.out[1] + h) * p.out[2] + w) * p.k;
-#pragma unroll
-      for (int32_t k = 0; k < lane_columns; ++k) {
-        const int64_t column = block * warp_columns + column_of_lane(k);
-        if (column >= p.k) continue;
-        T value = sums[i][k] + (bias == nullptr ? T(0) : static_cast<T>(bias[column]));
-        if (relu) value = math::at_least_0(value);
-        to[column] = static_cast<S>(value);
-      }
+      store_row(sums[i], bias, relu, block, p.k, to);
     }
   }
 }

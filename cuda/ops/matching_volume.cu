@@ -15,16 +15,6 @@
 namespace hdrops {
 namespace {
 
-constexpr int32_t elementwise_threads = 256;
-
-template <class F>
-__device__ void over(int64_t count, const F& f) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < count;
-       at += step)
-    f(at);
-}
-
 // Where a pixel's moved one is, or -1.
 __device__ int32_t moved_place(const VolumeProblem& p, int32_t pixel, int32_t down, int32_t right) {
   const auto high = static_cast<int32_t>(p.height), wide = static_cast<int32_t>(p.width);
@@ -130,7 +120,7 @@ Tensor matching_volume(const Tensor& features_in,
     const DeviceSlices slices(launch, p, features_in);
     with_mode(p, [&](auto mode) {
       launch(&fill_volume<S, decltype(mode)::value>,
-             ceil_div(p.n * p.depth() * p.plane() * ceil_div(p.c, quad), elementwise_threads),
+             elementwise_blocks(p.n * p.depth() * p.plane() * ceil_div(p.c, quad)),
              elementwise_threads,
              0,
              volume.view,
@@ -242,7 +232,7 @@ Tensor matching_volume_backward(const Tensor& grad_in,
     const DeviceVolume<S> volume(launch, arguments);
     with_mode(p, [&](auto mode) {
       launch(&differentiate_volume<S, decltype(mode)::value>,
-             ceil_div(out.numel(), elementwise_threads),
+             elementwise_blocks(out.numel()),
              elementwise_threads,
              0,
              volume.view,
@@ -310,6 +300,7 @@ __global__ void __launch_bounds__(block_threads)
   const int64_t units = p.n * planes * tiles;
   for (int64_t unit = int64_t{blockIdx.x} * block_warps + warp_of_thread(); unit < units;
        unit += int64_t{gridDim.x} * block_warps) {
+    __syncwarp();
     const int64_t tile = unit % tiles, plane = unit / tiles % planes, n = unit / tiles / planes;
     const int64_t block = plane % blocks, kd = plane / blocks % how.taps[0];
     const bool constant = plane / blocks / how.taps[0] == of_constant;
@@ -388,6 +379,7 @@ __global__ void __launch_bounds__(block_threads) convolve(VolumeView<S> view,
   __shared__ Read<T, group * window> reads[block_warps];
   for (int64_t unit = int64_t{blockIdx.x} * block_warps + warp_of_thread(); unit < units;
        unit += int64_t{gridDim.x} * block_warps) {
+    __syncwarp();
     const int64_t tile = unit % tiles, block = unit / tiles % blocks;
     const int64_t first = unit / tiles / blocks % groups * group;
     const int64_t n = unit / tiles / blocks / groups;
@@ -552,14 +544,7 @@ __global__ void __launch_bounds__(block_threads) convolve(VolumeView<S> view,
         const int64_t pixel = tile * warp_rows<S> + row_of_lane(i);
         if (pixel >= pixels) continue;
         S* const to = out + ((n * how.size[0] + first + o) * pixels + pixel) * how.k;
-#pragma unroll
-        for (int32_t k = 0; k < lane_columns; ++k) {
-          const int64_t column = block * warp_columns + column_of_lane(k);
-          if (column >= how.k) continue;
-          T value = sums[o][i][k] + (bias == nullptr ? T(0) : static_cast<T>(bias[column]));
-          if (relu) value = math::at_least_0(value);
-          to[column] = static_cast<S>(value);
-        }
+        store_row(sums[o][i], bias, relu, block, how.k, to);
       }
     }
   }

@@ -19,8 +19,6 @@
 namespace hdrops {
 namespace {
 
-constexpr int32_t elementwise_threads = 256;
-
 // What the kernels read of the gradient (N, D', H', W', K) of the result.
 template <class S>
 struct Upstream {
@@ -44,14 +42,11 @@ struct Upstream {
 };
 
 __global__ void write_readers(int64_t depth, Convolved how, int32_t* readers) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-       index < how.taps[0] * depth;
-       index += step) {
+  over(how.taps[0] * depth, [&](int64_t index) {
     const int64_t at = index % depth + how.padding[0] - index / depth * how.dilation[0];
     const bool reads = at >= 0 && at % how.stride[0] == 0 && at / how.stride[0] < how.size[0];
     readers[index] = reads ? static_cast<int32_t>(at / how.stride[0]) : -1;
-  }
+  });
 }
 
 template <class S>
@@ -63,10 +58,7 @@ __global__ void __launch_bounds__(elementwise_threads) sum_over_depth(const S* g
                                                                       Compute<S>* sums) {
   using T = Compute<S>;
   const int64_t pixels = how.size[1] * how.size[2];
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-       index < n_count * pixels * how.taps[0] * how.k;
-       index += step) {
+  over(n_count * pixels * how.taps[0] * how.k, [&](int64_t index) {
     const int64_t k = index % how.k, kd = index / how.k % how.taps[0];
     const int64_t pixel = index / how.k / how.taps[0] % pixels;
     const int64_t n = index / how.k / how.taps[0] / pixels;
@@ -83,7 +75,7 @@ __global__ void __launch_bounds__(elementwise_threads) sum_over_depth(const S* g
     const int64_t place = (n * pixels + pixel) * map_kinds;
     sums[((place + of_others) * how.taps[0] + kd) * how.k + k] = others;
     sums[((place + of_constant) * how.taps[0] + kd) * how.k + k] = constants;
-  }
+  });
 }
 
 // ---- of the features ----
@@ -163,6 +155,7 @@ __global__ void __launch_bounds__(block_threads, 2) differentiate_features(
   const T ceiling = static_cast<T>(p.ceiling);
   for (int64_t unit = int64_t{blockIdx.x} * block_warps + warp_of_thread(); unit < units;
        unit += int64_t{gridDim.x} * block_warps) {
+    __syncwarp();
     const int64_t tile = unit % tiles, which = unit / tiles % classes;
     const int64_t block = unit / tiles / classes % blocks;
     const int64_t place = unit / tiles / classes / blocks, n = place / images;
@@ -424,6 +417,7 @@ __global__ void __launch_bounds__(block_threads) differentiate_weight(
   const T ceiling = static_cast<T>(p.ceiling);
   for (int64_t unit = int64_t{blockIdx.x} * block_warps + warp_of_thread(); unit < units;
        unit += int64_t{gridDim.x} * block_warps) {
+    __syncwarp();
     const int64_t k_block = unit % of.column_blocks;
     int64_t rest = unit / of.column_blocks;
     const int64_t c_block = rest % of.channel_blocks;
@@ -618,9 +612,7 @@ __global__ void __launch_bounds__(elementwise_threads)
   using T = Compute<S>;
   const int64_t taps = how.taps[0] * of.taps, all = how.k * p.channels() * taps;
   const int64_t wide = of.column_blocks * warp_columns, high = of.channel_blocks * warp_columns;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; index < all;
-       index += step) {
+  over(all, [&](int64_t index) {
     const int64_t tap = index % taps, channel = index / taps % p.channels();
     const int64_t k = index / taps / p.channels();
     const int64_t part = min(channel / p.c, int64_t{of_product});
@@ -631,7 +623,7 @@ __global__ void __launch_bounds__(elementwise_threads)
       for (int64_t c = first; c < last; ++c)
         total += shares[(((share * all_parts + part) * taps + tap) * high + c) * wide + k];
     out[index] = static_cast<S>(total);
-  }
+  });
 }
 
 std::tuple<Tensor, Tensor> matching_conv3d_backward(const Tensor& grad_in,
@@ -675,6 +667,7 @@ std::tuple<Tensor, Tensor> matching_conv3d_backward(const Tensor& grad_in,
   const Tensor grad = torch::stable::contiguous(torch::stable::to(grad_in, dtype));
   const Tensor weight = torch::stable::contiguous(weight_in);
   const int64_t pixels = how.size[1] * how.size[2];
+  if (!wants_features && !wants_weight) return {grad_features, grad_weight};
   with_float_type(dtype, [&](auto tag) {
     using S = typename decltype(tag)::type;
     using T = Compute<S>;
@@ -684,7 +677,7 @@ std::tuple<Tensor, Tensor> matching_conv3d_backward(const Tensor& grad_in,
     const Tensor readers =
         allocate({std::max<int64_t>(1, how.taps[0] * p.depth())}, ScalarType::Int, features_in);
     launch(&write_readers,
-           ceil_div(how.taps[0] * p.depth(), elementwise_threads),
+           elementwise_blocks(how.taps[0] * p.depth()),
            elementwise_threads,
            0,
            p.depth(),
@@ -693,7 +686,7 @@ std::tuple<Tensor, Tensor> matching_conv3d_backward(const Tensor& grad_in,
     const Tensor sums =
         allocate({p.n, pixels, map_kinds, how.taps[0], how.k}, compute_dtype(dtype), features_in);
     launch(&sum_over_depth<S>,
-           ceil_div(p.n * pixels * how.taps[0] * how.k, elementwise_threads),
+           elementwise_blocks(p.n * pixels * how.taps[0] * how.k),
            elementwise_threads,
            0,
            const_data_of<S>(grad),
@@ -747,7 +740,7 @@ std::tuple<Tensor, Tensor> matching_conv3d_backward(const Tensor& grad_in,
              of,
              data_of<T>(shares));
       launch(&sum_shares<S>,
-             ceil_div(weight.numel(), elementwise_threads),
+             elementwise_blocks(weight.numel()),
              elementwise_threads,
              0,
              p,

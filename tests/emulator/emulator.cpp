@@ -1,5 +1,7 @@
 #include <ucontext.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -34,12 +36,14 @@ std::vector<Warp> warps;
 Barrier of_block;
 ucontext_t scheduler;
 const std::function<void()>* kernel;
+bool moved;  // whether a thread ended or a barrier opened in this round
 
 void wait(Barrier& barrier, unsigned wanted) {
   const uint64_t before = barrier.openings;
   if (++barrier.waiting == wanted) {
     barrier.waiting = 0;
     ++barrier.openings;
+    moved = true;
     return;
   }
   Fibre& own = fibres[thread.x];
@@ -78,12 +82,21 @@ void run(unsigned block_count, unsigned thread_count, const std::function<void()
       fibre.context.uc_link = &scheduler;
       makecontext(&fibre.context, run_thread, 0);
     }
-    for (bool running = true; running;) {
-      running = false;
-      for (thread.x = 0; thread.x < thread_count; ++thread.x) {
+    // Every other block in reverse: what hangs on the order of threads shows.
+    const bool reversed = block.x % 2 == 1;
+    for (unsigned running = thread_count; running > 0;) {
+      moved = false;
+      for (unsigned turn = 0; turn < thread_count; ++turn) {
+        thread.x = reversed ? thread_count - 1 - turn : turn;
         if (fibres[thread.x].ended) continue;
-        running = true;
         swapcontext(&scheduler, &fibres[thread.x].context);
+        if (!fibres[thread.x].ended) continue;
+        --running;
+        moved = true;
+      }
+      if (running > 0 && !moved) {
+        std::fprintf(stderr, "threads of a kernel wait for others that never come\n");
+        std::abort();
       }
     }
   }

@@ -102,12 +102,14 @@ def test_gradcheck(backend: str) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)])
-def test_other_types(dtype: torch.dtype, relative: float) -> None:
-    x, weight, bias = drawn(1, 32, 6, 5, 9, dtype=dtype), drawn(32, 16, 3, 3, 3, seed=1, dtype=dtype), None
-    found = deconv3d(x, weight, bias, padding=3, dilation=3)
-    assert found.dtype == dtype
-    exact = F.conv_transpose3d(x.double(), weight.double(), None, 2, 3, 0, 1, 3)
-    assert (found.double() - exact).abs().max() <= relative * exact.abs().max()
+@pytest.mark.parametrize(("c", "k"), [(32, 16), (17, 35)])
+def test_other_types(c: int, k: int, dtype: torch.dtype, relative: float, backend: str) -> None:
+    x, weight = drawn(1, c, 6, 5, 9, dtype=dtype), drawn(c, k, 3, 3, 3, seed=1, dtype=dtype)
+    exact = F.conv_transpose3d(x.double(), weight.double(), None, 2, 3, 0, 1, 3).cpu()
+    for chosen in (backend, None):
+        found = deconv3d(x, weight, padding=3, dilation=3, backend=chosen)
+        assert found.dtype == dtype
+        assert (found.double().cpu() - exact).abs().max() <= relative * exact.abs().max()
 
 
 def test_bits_do_not_depend_on_threads() -> None:

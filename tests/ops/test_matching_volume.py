@@ -286,6 +286,25 @@ def test_gradients_of_the_convolution(name: str, convolution: str, backend: str)
         assert_equal(one, other)
 
 
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-5), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("name", ["plain", "gain-random", "cap"])
+def test_gradients_of_other_types(dtype: torch.dtype, relative: float, name: str, backend: str) -> None:
+    """Of more channels and results than a block of either has."""
+    features, arguments, options = made(name, 19, dtype=dtype)
+    weight, _, how = kernel("paper", 76, dtype)
+    weight = torch.cat([weight] * 9)[:33]
+    variables = (features.requires_grad_(), weight.requires_grad_())
+    out = matching_conv3d(*variables, None, *arguments, **how, **options, backend=backend)
+    upstream = drawn(*out.shape, seed=3, dtype=dtype)
+    found = torch.autograd.grad(out, variables, upstream)
+    wide = [x.detach().double().requires_grad_() for x in variables]
+    mask = None if arguments[3] is None else arguments[3].double()
+    result = F.conv3d(literal(wide[0], *arguments[:3], mask, **options), wide[1], None, **how)
+    for one, other in zip(found, torch.autograd.grad(result, wide, upstream.double()), strict=True):
+        assert one.dtype == dtype
+        assert_equal(one, other, relative)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (31, 2), LARGEST])
 @pytest.mark.parametrize(("c", "k"), [(1, 33), (16, 8), (19, 32), (32, 32)])
 def test_gradients_of_any_size(size: tuple[int, int], c: int, k: int, backend: str) -> None:
@@ -430,11 +449,13 @@ def test_special_values_stay_where_they_are_read(name: str, backend: str) -> Non
 
 
 @pytest.mark.large
-def test_a_large_volume() -> None:
+def test_a_large_volume(backend: str) -> None:
     """Past 2^31 elements: its last slice."""
+    if backend == "reference" or INTERPRETING:
+        pytest.skip("of kernels: the reference takes many times the memory, the interpreter hours")
     features = drawn(1, 2, 2, 96, 130, dtype=torch.float16)
     motions = motion_grid(150, 2)
-    volume = matching_volume(features, 0, motions, (0.5, 2.0), backend="cpp")
+    volume = matching_volume(features, 0, motions, (0.5, 2.0), backend=backend)
     assert volume.numel() > 2**31
     last = literal(features, 0, motions[-1:], (2.0,))[:, :, 1]
     assert torch.equal(volume[:, :, -1], last)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -96,6 +97,10 @@ inline VolumeProblem check_volume(const char* op,
     p.masked = true;
     p.mask_of_channels = saturation->size(2) == p.c;
   }
+  // So that a moved feature is 0 where the image is.
+  STD_TORCH_CHECK(ceiling >= 0, op, ": ceiling must be 0 or more, got ", ceiling);
+  for (const double gain : exposures)
+    STD_TORCH_CHECK(std::isfinite(gain), op, ": exposures must be finite, got ", gain);
   check_dim(op, "motions", motions, 2, "(M, 2)");
   check_same_device(op, "motions", motions, features);
   STD_TORCH_CHECK(motions.scalar_type() == ScalarType::Long && motions.size(1) == 2,
@@ -197,6 +202,7 @@ inline Convolved check_convolution(const char* op,
                   ": stride, padding and dilation must be three numbers each");
   Convolved how{};
   how.k = weight.size(0);
+  STD_TORCH_CHECK(how.k >= 1, op, ": weight must have a result");
   const int64_t sides[3] = {p.depth(), p.height, p.width};
   for (int axis = 0; axis < 3; ++axis) {
     how.taps[axis] = weight.size(2 + axis);

@@ -1,14 +1,10 @@
 // What the convolution of the matching volume and its gradients share on CUDA.
 #pragma once
 
-#include <vector>
-
 #include "hdrops/matching_volume.cuh"
 #include "hdrops/packed_weights.cuh"
 
 namespace hdrops {
-
-constexpr int32_t block_warps = 4, block_threads = block_warps * warp_lanes;
 
 // Places of rows of pixels; -1 beyond an image.
 template <class S>

@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "hdrops/launch.cuh"
+#include "hdrops/elementwise.cuh"
 #include "hdrops/matching_volume_checks.h"
 #include "hdrops/math/matching_volume.h"
 #include "hdrops/storage.cuh"
@@ -240,25 +240,24 @@ void with_mode(const VolumeProblem& p, const F& f) {
 // the same weight for the product of every channel.
 enum Part { of_moved, of_reference, of_difference, of_product, all_parts };
 
-// Slices of the volume, and maps (N, H' W', other or reference slices, depth taps, columns).
+// Each slice of the volume.
 struct SliceTable {
   const int32_t* keys;  // image times motions plus motion; below 0 of the reference image
   const int32_t* exposures;
 };
 
+// Kinds of slices, in what is (N, H' W', kind, depth taps, columns).
 constexpr int32_t of_others = 0, of_constant = 1, map_kinds = 2;
 
 HDROPS_HD bool is_constant(const SliceTable& table, int64_t d) { return table.keys[d] < 0; }
 
 static __global__ void write_slices(VolumeProblem p, int32_t* keys, int32_t* exposures) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t d = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; d < p.depth();
-       d += step) {
+  over(p.depth(), [&](int64_t d) {
     const VolumeSlice slice = slice_of(p, d);
     const bool constant = slice.image == p.reference;
     keys[d] = constant ? -1 : static_cast<int32_t>(slice.image * p.motions + slice.motion);
     exposures[d] = static_cast<int32_t>(slice.exposure);
-  }
+  });
 }
 
 struct DeviceSlices {
@@ -267,8 +266,8 @@ struct DeviceSlices {
       : keys(allocate({std::max<int64_t>(1, p.depth())}, ScalarType::Int, like)),
         exposures(allocate({std::max<int64_t>(1, p.depth())}, ScalarType::Int, like)) {
     launch(&write_slices,
-           ceil_div(p.depth(), 256),
-           256,
+           elementwise_blocks(p.depth()),
+           elementwise_threads,
            0,
            p,
            data_of<int32_t>(keys),

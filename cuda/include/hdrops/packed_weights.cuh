@@ -1,7 +1,7 @@
 // Weights packed for warp_products.cuh.
 #pragma once
 
-#include "hdrops/launch.cuh"
+#include "hdrops/elementwise.cuh"
 #include "hdrops/warp_products.cuh"
 
 namespace hdrops {
@@ -33,10 +33,8 @@ __global__ void pack_weights(const S* from,
                              int64_t of_row,
                              int64_t of_column,
                              int64_t of_matrix) {
-  const int64_t block = padded * warp_columns, total = layout.count * blocks * block;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < total;
-       at += step) {
+  const int64_t block = padded * warp_columns;
+  over(layout.count * blocks * block, [&](int64_t at) {
     int64_t row = 0;
     int32_t column = 0;
     unpacked_place<S>(at % block, row, column);
@@ -44,7 +42,7 @@ __global__ void pack_weights(const S* from,
     const int64_t k = at / block % blocks * warp_columns + column;
     const bool there = row < layout.rows && k < layout.columns;
     to[at] = there ? from[row * of_row + k * of_column + matrix * of_matrix] : S(0.0f);
-  }
+  });
 }
 
 // Packs matrices of steps of_row, of_column and of_matrix from `from`. No step of rows repeats one.
@@ -56,10 +54,9 @@ void pack(const Launcher& launch,
           int64_t of_row,
           int64_t of_column,
           int64_t of_matrix) {
-  constexpr int32_t threads = 256;
   launch(&pack_weights<S>,
-         ceil_div(layout.size(), threads),
-         threads,
+         elementwise_blocks(layout.size()),
+         elementwise_threads,
          0,
          from,
          to,

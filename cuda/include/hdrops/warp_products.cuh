@@ -16,6 +16,9 @@ namespace hdrops {
 constexpr int32_t warp_lanes = 32, warp_columns = 32, lane_columns = 8, quad = 4;
 constexpr int32_t channel_step = 16;  // packed weights and features have a multiple of it
 
+// A block is of warps that share nothing.
+constexpr int32_t block_warps = 4, block_threads = block_warps * warp_lanes;
+
 // Rows of a lane, rows of a warp, channels of a span.
 template <class S>
 constexpr int32_t lane_rows = std::is_same_v<S, double> ? 2 : 4;
@@ -190,6 +193,25 @@ __device__ __forceinline__ Loaded<S, quad> load_quad(const S* from, bool aligned
 template <class S>
 bool is_aligned(const Tensor& t, int64_t count) {
   return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % (count * sizeof(S)) == 0;
+}
+
+// A row of sums, with a bias and ReLU, to the columns of a block of 32 of those of `to`.
+template <class S>
+__device__ __forceinline__ void store_row(const Compute<S> (&row)[lane_columns],
+                                          const S* bias,
+                                          bool relu,
+                                          int64_t block,
+                                          int64_t columns,
+                                          S* to) {
+  using T = Compute<S>;
+#pragma unroll
+  for (int32_t k = 0; k < lane_columns; ++k) {
+    const int64_t column = block * warp_columns + column_of_lane(k);
+    if (column >= columns) continue;
+    T value = row[k] + (bias == nullptr ? T(0) : static_cast<T>(bias[column]));
+    if (relu) value = math::at_least_0(value);
+    to[column] = static_cast<S>(value);
+  }
 }
 
 // ---- outer products, summed over rows ----

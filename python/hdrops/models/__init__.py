@@ -1,5 +1,6 @@
 """Complete systems, one file each."""
 
+from hdrops.models.emvnet import EMVNet, EMVNetConfig, choose_reference
 from hdrops.models.exposure_interpolation import (
     LRL,
     ExposureInterpolator,
@@ -14,12 +15,15 @@ from hdrops.models.hyperp_mb import HyperPMB, HyperPMBConfig
 
 __all__ = [
     "LRL",
+    "EMVNet",
+    "EMVNetConfig",
     "ExposureInterpolator",
     "ExposureInterpolatorConfig",
     "HyperPMB",
     "HyperPMBConfig",
     "LRLConfig",
     "SwappedImages",
+    "choose_reference",
     "exposures_between",
     "insert_exposures",
     "interpolate_exposure",

@@ -11,7 +11,7 @@ from torch import Tensor
 LARGEST_KEPT = 31 * 2**20  # bytes
 
 
-def tiles(height: int, width: int, tile: int | tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+def tiles(height: int, width: int, tile: int | tuple[int, int], *, step: int = 1) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of tiles that cover an image, as nearly equal in size as they can be.
 
     Equal ones let a network reuse what it has prepared for a size, and no sliver pays for a whole halo.
@@ -20,14 +20,16 @@ def tiles(height: int, width: int, tile: int | tuple[int, int]) -> Iterator[tupl
         height: of the image, in pixels.
         width: of the image, in pixels.
         tile: most pixels a side, or (rows, columns).
+        step: every tile begins at a multiple of it, as strided layers need; a tile has at least so many pixels a side.
     """
     sides = (tile, tile) if isinstance(tile, int) else tile
     if len(sides) != 2 or min(sides) < 1:
         raise ValueError(f"a tile must have at least one pixel a side, as a number or (rows, columns), got {tile}")
 
     def cuts(size: int, most: int) -> list[slice]:
-        count = -(-size // most)
-        ends = [size * i // count for i in range(count + 1)] if count else []
+        units = -(-size // step)
+        count = -(-units // max(1, most // step))
+        ends = [min(units * i // count * step, size) for i in range(count + 1)] if count else []
         return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
     columns = cuts(width, sides[1])

@@ -55,8 +55,8 @@ def deconv3d(
 
     Returns:
         (N, K, D', H', W'), D' = (D - 1) stride - 2 padding + dilation (kD - 1) + output_padding + 1, of the dtype of
-        x, channels last in memory. Sums of C++ are in float32, in float64 for float64. Differentiable, as often as
-        wanted.
+        x, channels last in memory. Sums of hdrops's own kernels are in float32, in float64 for float64. Differentiable,
+        as often as wanted.
 
     Raises:
         TypeError: x that is not floating point, a weight or bias of another dtype.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers as kinds
 import operator
 from collections.abc import Sequence
@@ -58,13 +59,13 @@ def matching_volume(
         reference: number of the reference image, 0 to n - 1; negative ones count from the end.
         motions: (N_M, 2) integers, rows of (dy, dx) in pixels of the features; see
             :func:`motion_grid`.
-        exposures: the N_E gains E. The paper's are 1/4, 1/2, 2, 4, 8 and 16. They are constants; a tensor is read, for
-            which a GPU waits and which no compiler traces.
+        exposures: the N_E gains E, finite. The paper's are 1/4, 1/2, 2, 4, 8 and 16. They are constants; a tensor is
+            read, for which a GPU waits and which no compiler traces.
         saturation: s, (N, n, 1 or C, H, W), 1 where an image is saturated; of the dtype of the features. A constant.
             That of the reference image is not used.
         correlation: "product" of every channel, as in the paper, or "inner", the sum of these over the channels.
         mask: the reading of the saturation.
-        ceiling: T.
+        ceiling: T, 0 or more.
         order: the depth axis from its slowest to its fastest index, of i(mage), m(otion) and e(xposure). The paper does
             not state it.
         include_reference: whether the reference image has slices.
@@ -115,7 +116,9 @@ def matching_conv3d(
 
     What the convolution has of F' is linear in it: it is a convolution of each image, moved and scaled, and so is, once
     per motion, what it has of the product. What remains for every motion and exposure is ``|F' - F_ref|``. Memory is
-    proportional to that of the features and of the result.
+    that of the features and of the result, and of maps of 2 kD K numbers for each pixel of a slice of the result. On a
+    GPU products ``F F_ref`` of float16 features must stay below 65504, and so must sums of gradients over exposures;
+    an image and a volume have less than 2^29 pixels and slices there.
 
     Args:
         features: as for :func:`matching_volume`.
@@ -219,6 +222,10 @@ def _settings(
     gains = exposures.tolist() if hasattr(exposures, "tolist") else exposures
     if not isinstance(gains, Sequence) or not all(isinstance(gain, kinds.Real) for gain in gains):
         raise ValueError("exposures must be a sequence of numbers")
+    if not all(math.isfinite(gain) for gain in gains):
+        raise ValueError(f"exposures must be finite, got {gains}")
+    if not ceiling >= 0:
+        raise ValueError(f"ceiling must be 0 or more, got {ceiling}")
     moves = checked_motions(motions, features.device)
     axes = [_AXES.index(axis) for axis in order]
     settings = (

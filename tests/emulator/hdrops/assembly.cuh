@@ -46,26 +46,28 @@ template <class S>
 void multiply_add_tile(
     float& d0, float& d1, float& d2, float& d3, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   struct Operands {
-    uint32_t a[4], b[2];
+    float a[8], b[4];
   };
   struct Result {
     float item[4];
   };
+  Operands own;
+  for (int32_t i = 0; i < 8; ++i) own.a[i] = of_pair<S>(a[i / 2], i % 2);
+  for (int32_t i = 0; i < 4; ++i) own.b[i] = of_pair<S>(i < 2 ? b0 : b1, i % 2);
   const unsigned lane = threadIdx.x % emulator::lanes;
-  const Result sum =
-      emulator::exchange(Operands{{a[0], a[1], a[2], a[3]}, {b0, b1}}, [&](const Operands* of) {
-        const auto left = [&](unsigned row, unsigned k) {
-          return of_pair<S>(of[row % 8 * 4 + k % 8 / 2].a[row / 8 + k / 8 * 2], k % 2);
-        };
-        const auto right = [&](unsigned k, unsigned column) {
-          return of_pair<S>(of[column * 4 + k % 8 / 2].b[k / 8], k % 2);
-        };
-        Result result{{d0, d1, d2, d3}};
-        for (unsigned i = 0; i < 4; ++i)
-          for (unsigned k = 0; k < 16; ++k)
-            result.item[i] += left(lane / 4 + i / 2 * 8, k) * right(k, lane % 4 * 2 + i % 2);
-        return result;
-      });
+  const Result sum = emulator::exchange(own, [&](const Operands* of) {
+    const auto left = [&](unsigned row, unsigned k) {
+      return of[row % 8 * 4 + k % 8 / 2].a[2 * (row / 8 + k / 8 * 2) + k % 2];
+    };
+    const auto right = [&](unsigned k, unsigned column) {
+      return of[column * 4 + k % 8 / 2].b[2 * (k / 8) + k % 2];
+    };
+    Result result{{d0, d1, d2, d3}};
+    for (unsigned i = 0; i < 4; ++i)
+      for (unsigned k = 0; k < 16; ++k)
+        result.item[i] += left(lane / 4 + i / 2 * 8, k) * right(k, lane % 4 * 2 + i % 2);
+    return result;
+  });
   d0 = sum.item[0];
   d1 = sum.item[1];
   d2 = sum.item[2];

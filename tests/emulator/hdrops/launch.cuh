@@ -23,7 +23,7 @@ class Launcher {
                   int64_t,
                   Arguments&&... arguments) const {
     // Few blocks, so that kernels take their units in a loop.
-    constexpr int64_t most_blocks = 61;
+    constexpr int64_t most_blocks = 3;
     if (units > 0)
       emulator::run(static_cast<unsigned>(std::min(units, most_blocks)),
                     static_cast<unsigned>(threads),

@@ -1,0 +1,551 @@
+"""Enhancement of several exposures of a moving scene: Ren, Fan and Huang, "Robust real-world image enhancement based on
+multi-exposure LDR images", WACV 2023.
+
+Features of each image are compared with those of one of them, the reference, moved and scaled by many motions and
+exposures: the matching volume (section 3.2). Hourglasses of 3D convolutions make the picture of it (section 3.3). The
+exposures themselves are not needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hdrops.models import _pretrained
+from hdrops.nn.hourglass import Hourglass3d
+from hdrops.nn.tiling import tiles
+from hdrops.ops.hourglass import deconv_reduce
+from hdrops.ops.matching import motion_grid
+from hdrops.ops.matching_volume import matching_conv3d
+
+Preset = Literal["hdr", "raw_hdr", "isp", "light", "tiny"]
+Head = Literal["linear", "softmax"]
+Reading = Literal["gain", "cap", "none"]
+Correlation = Literal["product", "inner"]
+SYSTEM = "emvnet"
+_GAINS = (1 / 4, 1 / 2, 2.0, 4.0, 8.0, 16.0)
+_MOST_LAYERS = 256
+_MOST_CHANNELS = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class EMVNetConfig:
+    """What an :class:`EMVNet` is made of. The defaults are the paper's for HDR of RGB images, and where it is silent
+    what is said here.
+
+    Args:
+        channels: of an image: 3 of RGB, 4 of packed RGGB.
+        outputs: channels of the picture.
+        features: channels of the features, and of every convolution that extracts them.
+        blocks: residual-in-residual dense blocks, 12 for HDR and 16 for the end-to-end ISP.
+        depthwise: whether convolutions of features are one per channel, followed by one per pixel, as in the paper's
+            distilled network.
+        shrink: side of the squares of pixels that become channels first; 1 for none, 2 in the distilled network. The
+            picture grows back by it.
+        grow: by how much the picture is larger than the images: 2 for the end-to-end ISP, whose images are packed.
+        filters: channels of the hourglasses.
+        dilations: of each hourglass's convolutions. The paper says only that they grow.
+        motion_extent: pixels of the features that motions reach over.
+        motion_step: pixels between motions, 1 for the paper's dense ones.
+        motion_centred: whether motions lie about 0; as written in the paper they have one sign.
+        exposures: gains that images are compared with. The paper's -4 and -2 are read as division by 4 and 2.
+        correlation: the product of every channel, or the sum of these, "inner".
+        mask: what becomes of the gain where an image is saturated: "gain" leaves it at 1, "cap" cuts what it makes off
+            at ``ceiling``, "none" does not look.
+        ceiling: of "cap".
+        saturated: the value from which a channel of an image is saturated, in [0, 1] of its full scale.
+        order: of the depth axis, slowest first, of i(mage), m(otion), e(xposure).
+        include_reference: whether the reference is compared with itself too.
+        head: how a picture is made of an hourglass's depth: "linear", a mean, or "softmax", a mean with weights that
+            the network gives to slices.
+        head_taps: of the convolution that makes the picture of it, a side.
+
+    Raises:
+        ValueError: a size that is not positive, or values out of range.
+    """
+
+    channels: int = 3
+    outputs: int = 3
+    features: int = 32
+    blocks: int = 12
+    depthwise: bool = False
+    shrink: int = 1
+    grow: int = 1
+    filters: int = 32
+    dilations: tuple[int, ...] = (1, 3, 5)
+    motion_extent: int = 36
+    motion_step: int = 3
+    motion_centred: bool = True
+    exposures: tuple[float, ...] = _GAINS
+    correlation: Correlation = "product"
+    mask: Reading = "gain"
+    ceiling: float = 1.0
+    saturated: float = 0.95
+    order: str = "ime"
+    include_reference: bool = True
+    head: Head = "linear"
+    head_taps: int = 1
+
+    def __post_init__(self) -> None:
+        most = {"blocks": _MOST_LAYERS, "shrink": 8, "grow": 8, "head_taps": 15}
+        names = ("channels", "outputs", "features", "blocks", "shrink", "grow", "filters", "head_taps")
+        for name in (*names, "motion_extent", "motion_step"):
+            value, limit = getattr(self, name), most.get(name, _MOST_CHANNELS)
+            if type(value) is not int or not 1 <= value <= limit:
+                raise ValueError(f"{name} must be an integer from 1 to {limit}, got {value!r}")
+        if self.head_taps % 2 == 0:
+            raise ValueError(f"head_taps must be odd, got {self.head_taps}")
+        for name in ("depthwise", "motion_centred", "include_reference"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        whole = all(type(d) is int and 1 <= d <= 64 for d in self.dilations)
+        if not whole or not 1 <= len(self.dilations) <= 8:
+            raise ValueError(f"dilations must be 1 to 8 integers from 1 to 64, got {self.dilations!r}")
+        numbers = all(type(gain) in (int, float) and 0 < gain < math.inf for gain in self.exposures)
+        if not numbers or not 1 <= len(self.exposures) <= 64:
+            raise ValueError(f"exposures must be 1 to 64 positive numbers, got {self.exposures!r}")
+        choices = {"correlation": get_args(Correlation), "mask": get_args(Reading), "head": get_args(Head)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if type(self.order) is not str or sorted(self.order) != ["e", "i", "m"]:
+            raise ValueError(f'order must hold each of "i", "m" and "e" once, got {self.order!r}')
+        for name in ("ceiling", "saturated"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive, got {value!r}")
+
+    @classmethod
+    def preset(cls, name: Preset, **changes: Any) -> Self:
+        """A named configuration.
+
+        Args:
+            name: "hdr" for RGB images; "raw_hdr" for packed raw ones; "isp", from packed raw images to RGB of twice
+                their sides; "light", the paper's distilled network; or "tiny", for tests.
+            changes: fields to set differently.
+
+        Raises:
+            ValueError: an unknown name, or a value out of range.
+        """
+        sizes: dict[str, dict[str, Any]] = {
+            "hdr": {},
+            "raw_hdr": {"channels": 4, "outputs": 4},
+            "isp": {"channels": 4, "blocks": 16, "filters": 64, "grow": 2, "head_taps": 3},
+            "light": {"blocks": 6, "features": 16, "filters": 16, "depthwise": True, "shrink": 2},
+            "tiny": {
+                "features": 8,
+                "blocks": 1,
+                "filters": 8,
+                "motion_extent": 6,
+                "motion_step": 3,
+                "exposures": (0.25, 0.5, 2.0, 4.0),
+            },
+        }
+        if name not in sizes:
+            raise ValueError(f"preset must be one of {', '.join(sizes)}, got {name!r}")
+        return cls(**(sizes[name] | changes))
+
+    @classmethod
+    def _read(cls, values: dict[str, Any], where: str) -> Self:
+        """From the object of a configuration file."""
+        values = dict(values)
+        system = values.pop("system", None)
+        if system != SYSTEM:
+            raise ValueError(f"{where}: system must be {SYSTEM!r}, got {system!r}")
+        for name in ("dilations", "exposures"):
+            if name in values:
+                if not isinstance(values[name], list):
+                    raise ValueError(f"{where}: {name} must be a list, got {values[name]!r}")
+                values[name] = tuple(values[name])
+        return _pretrained.build(cls, values, where)
+
+
+# ---- features: section 3.1 -----------------------------------------------------------------------------------------
+
+_LAYERS = 5  # of a dense block
+_DENSE_BLOCKS = 3  # of a residual-in-residual one
+_RESIDUAL = 0.2  # share of what a block adds to what it is given
+
+
+def _conv(channels: int, results: int, config: EMVNetConfig) -> nn.Module:
+    """3 x 3, with first weights of a tenth of He's, as such deep residual networks begin."""
+    if config.depthwise:
+        each = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        layers = [each, nn.Conv2d(channels, results, 1)]
+    else:
+        layers = [nn.Conv2d(channels, results, 3, padding=1)]
+    for layer in layers:
+        assert layer.bias is not None
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        layers[-1].weight *= 0.1
+    return nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each of all that came before; ReLU but after the last, a fifth of which is added."""
+
+    def __init__(self, config: EMVNetConfig) -> None:
+        super().__init__()
+        size = config.features
+        self.layers = nn.ModuleList(_conv(size * (k + 1), size, config) for k in range(_LAYERS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [x]
+        *inner, last = self.layers
+        for layer in inner:
+            parts.append(layer(torch.cat(parts, 1)).relu_())
+        added: Tensor = last(torch.cat(parts, 1))
+        return x + _RESIDUAL * added
+
+
+class RRDB(nn.Module):
+    """A residual-in-residual dense block: three dense blocks, a fifth of whose result is added."""
+
+    def __init__(self, config: EMVNetConfig) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(DenseBlock(config) for _ in range(_DENSE_BLOCKS)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = self.blocks(x)
+        return x + _RESIDUAL * added
+
+
+# ---- the reference -------------------------------------------------------------------------------------------------
+
+_DARK = 0.05  # of full scale
+
+
+def choose_reference(images: Tensor, *, saturated: float = 0.95) -> Tensor:
+    """The image of each scene that serves as reference, chosen blindly: without its exposure.
+
+    It is the one with the smallest share of pixels that are saturated in a channel, or in all of them below a
+    twentieth of full scale; of equal ones the first.
+
+    Args:
+        images: (N, n, C, H, W), in [0, 1].
+        saturated: the value from which a channel is saturated.
+
+    Returns:
+        (N,) int64.
+    """
+    lost = (images >= saturated).any(2) | (images < _DARK).all(2)
+    return lost.flatten(2).sum(2).argmin(1)
+
+
+# ---- the network ---------------------------------------------------------------------------------------------------
+
+_HOURGLASSES = 3
+
+
+class Pictures(NamedTuple):
+    """What the hourglasses give, (N, outputs, H, W) each: Y, and from the two before Y' and Y''."""
+
+    last: Tensor
+    second: Tensor
+    first: Tensor
+
+
+class _Head(nn.Module):
+    """A picture of an hourglass's depth."""
+
+    def __init__(self, config: EMVNetConfig) -> None:
+        super().__init__()
+        self.side = config.shrink * config.grow
+        self.conv = nn.Conv2d(
+            config.filters, config.outputs * self.side**2, config.head_taps, padding=config.head_taps // 2
+        )
+        self.score = nn.Conv3d(config.filters, 1, 1) if config.head == "softmax" else None
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Of (N, filters, D, H, W)."""
+        mean = volume.mean(2) if self.score is None else (self.score(volume).softmax(2) * volume).sum(2)
+        return self._picture(self.conv(mean))
+
+    def of_inner(self, hourglass: Hourglass3d, x: Tensor, size: Sequence[int]) -> Tensor:
+        """The same of ``hourglass.last(x, size)``, which a linear head need not have."""
+        if self.score is not None:
+            return self.forward(hourglass.last(x, size))
+        layer = hourglass.up[-1]
+        assert isinstance(layer, nn.ConvTranspose3d)
+        assert layer.bias is not None
+        assert self.conv.bias is not None
+        weight, offset = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+        kernel, last = self.conv.weight.to(x.dtype), self.conv.bias.to(x.dtype)
+        means = x.new_full((size[0],), 1 / max(1, size[0]))
+        at_once = self.conv.kernel_size == (1, 1)
+        projection = kernel[:, :, 0, 0] if at_once else torch.eye(len(weight), dtype=x.dtype, device=x.device)
+        dilation = hourglass.dilations[0]
+        flat = deconv_reduce(
+            x,
+            weight,
+            offset,
+            means,
+            projection,
+            last if at_once else None,
+            size=size,
+            padding=dilation,
+            dilation=dilation,
+        )
+        return self._picture(flat if at_once else self.conv(flat))
+
+    def _picture(self, flat: Tensor) -> Tensor:
+        picture: Tensor = F.pixel_shuffle(flat, self.side) if self.side > 1 else flat
+        return picture
+
+
+class EMVNet(nn.Module):
+    """The network.
+
+    Args:
+        config: a configuration, or the name of a preset.
+    """
+
+    def __init__(self, config: EMVNetConfig | Preset = "hdr") -> None:
+        super().__init__()
+        self.config = config if isinstance(config, EMVNetConfig) else EMVNetConfig.preset(config)
+        config = self.config
+        self.entry = nn.Conv2d(config.channels * config.shrink**2, config.features, 3, padding=1)
+        self.extractor = nn.Sequential(*(RRDB(config) for _ in range(config.blocks)))
+        of_volume = 3 * config.features + (config.features if config.correlation == "product" else 1)
+        inputs = [of_volume, *[config.filters] * (_HOURGLASSES - 1)]
+        self.hourglasses = nn.ModuleList(Hourglass3d(size, config.filters, config.dilations) for size in inputs)
+        self.heads = nn.ModuleList(_Head(config) for _ in range(_HOURGLASSES))
+        for hourglass in self.hourglasses:
+            for layer in hourglass.modules():
+                if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
+                    assert layer.bias is not None
+                    fan = layer.in_channels * 27 // (8 if isinstance(layer, nn.ConvTranspose3d) else 1)
+                    nn.init.normal_(layer.weight, 0, math.sqrt(2 / fan))
+                    nn.init.zeros_(layer.bias)
+
+    @classmethod
+    def from_pretrained(cls, source: _pretrained.Path) -> Self:
+        """A trained model, in evaluation mode, on the CPU.
+
+        Args:
+            source: a folder with ``config.json`` and ``model.safetensors``, or such a file of weights beside its
+                ``config.json``.
+
+        Raises:
+            FileNotFoundError: files are missing.
+            ValueError: a pickle, unknown or missing keys, weights of another network, or a damaged file.
+        """
+        return _pretrained.load(cls, EMVNetConfig._read, source)
+
+    def save_pretrained(self, folder: _pretrained.Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` for :meth:`from_pretrained`, each file whole or not at all.
+
+        Args:
+            folder: made if it does not exist; what it holds under these names is replaced.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        _pretrained.save(folder, {"system": SYSTEM, **dataclasses.asdict(self.config)}, self)
+
+    @property
+    def _motions(self) -> Tensor:
+        config = self.config
+        grid = motion_grid(config.motion_extent, config.motion_step, centred=config.motion_centred)
+        return grid.to(self.entry.weight.device)
+
+    @property
+    def feature_radius(self) -> int:
+        """How far the features of a pixel look, in pixels of the features."""
+        return 1 + _LAYERS * _DENSE_BLOCKS * self.config.blocks
+
+    @property
+    def radius(self) -> int:
+        """How far the picture looks from the features of a pixel, in pixels of these."""
+        scales = [d << k for k, d in enumerate(self.config.dilations)]
+        return int(self._motions.abs().max()) + 2 * _HOURGLASSES * sum(scales) + self.config.head_taps // 2
+
+    @property
+    def step(self) -> int:
+        """Pixels of the features between places that the hourglasses treat alike."""
+        return 1 << len(self.config.dilations)
+
+    def forward(self, images: Tensor, reference: int | None = None, *, collapsed: bool = True) -> Pictures:
+        """The pictures of all hourglasses, for training: differentiable and not clamped.
+
+        Args:
+            images: (N, n, channels, H, W), n >= 2, floating point in [0, 1], in any order and of any exposures.
+            reference: the number of the reference image; None to choose it blindly, see :func:`choose_reference`.
+            collapsed: whether what stands between two hourglasses, and what a linear head takes the mean of, is never
+                made. The results are equal but for rounding.
+
+        Returns:
+            Y, Y' and Y'': (N, outputs, grow H, grow W) each.
+
+        Raises:
+            TypeError: images that are not floating point.
+            ValueError: fewer than two images, other channels, or a reference that does not exist.
+        """
+        images, saturation = self._prepared(images, reference)
+        sides = images.shape[-2:]
+        pictures = self._aggregated(self._features(images), saturation, collapsed=collapsed)
+        return Pictures(*(self._cropped(picture, sides) for picture in pictures))
+
+    def _prepared(self, images: Tensor, reference: int | None) -> tuple[Tensor, Tensor | None]:
+        """The images with their reference first, and the mask of what is saturated at the features' pixels."""
+        config = self.config
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}")
+        if images.dim() != 5 or images.shape[1] < 2 or images.shape[2] != config.channels or 0 in images.shape[3:]:
+            wanted = f"(N, n, {config.channels}, H, W) of at least two images"
+            raise ValueError(f"images must be {wanted}, got shape {tuple(images.shape)}")
+        count = images.shape[1]
+        if reference is None:
+            first = choose_reference(images, saturated=config.saturated)
+        elif -count <= reference < count:
+            first = torch.full((len(images),), reference % count, device=images.device)
+        else:
+            raise ValueError(f"reference must be the number of one of {count} images, got {reference}")
+        others = torch.arange(count - 1, device=images.device).expand(len(images), -1)
+        order = torch.cat([first[:, None], others + (others >= first[:, None]).long()], 1)
+        images = images[torch.arange(len(images), device=images.device)[:, None], order]
+        if config.mask == "none":
+            return images, None
+        saturated = (images >= config.saturated).any(2, keepdim=True).to(images.dtype)
+        if config.shrink > 1:
+            flat = F.max_pool2d(saturated.flatten(0, 1), config.shrink, ceil_mode=True)
+            saturated = flat.unflatten(0, saturated.shape[:2])
+        return images, saturated
+
+    def _features(self, images: Tensor) -> Tensor:
+        """(N, n, features, h, w)."""
+        flat, side = images.flatten(0, 1), self.config.shrink
+        if side > 1:
+            bottom, right = (-size % side for size in flat.shape[-2:])
+            flat = F.pixel_unshuffle(F.pad(flat, (0, right, 0, bottom), "replicate"), side)
+        features = self.extractor(self.entry(flat.contiguous(memory_format=torch.channels_last)))
+        result: Tensor = features.unflatten(0, images.shape[:2])
+        return result
+
+    def _aggregated(
+        self, features: Tensor, saturation: Tensor | None, *, collapsed: bool, last: bool = False
+    ) -> list[Tensor]:
+        """The pictures of features, the last one alone if wanted."""
+        config = self.config
+        hourglasses = [h for h in self.hourglasses if isinstance(h, Hourglass3d)]
+        dilation = config.dilations[0]
+        motions = self._motions
+        images = features.shape[1] - (not config.include_reference)
+        size = (images * len(motions) * len(config.exposures), *features.shape[-2:])
+        layer = hourglasses[0].down[0]
+        assert isinstance(layer, nn.Conv3d)
+        assert layer.bias is not None
+        x = matching_conv3d(
+            features,
+            layer.weight.to(features.dtype),
+            layer.bias.to(features.dtype),
+            0,
+            motions,
+            config.exposures,
+            None if saturation is None else saturation.to(features.dtype),
+            padding=dilation,
+            dilation=dilation,
+            activation="relu",
+            correlation=config.correlation,
+            mask="cap" if config.mask == "cap" else "gain",
+            ceiling=config.ceiling,
+            order=config.order,
+            include_reference=config.include_reference,
+        )
+        pictures: list[Tensor] = []
+        for k, (hourglass, head) in enumerate(zip(hourglasses, self.heads, strict=True)):
+            assert isinstance(head, _Head)
+            x = hourglass.inner(x)
+            final = k == len(hourglasses) - 1
+            if collapsed:
+                if final or not last:
+                    pictures.append(head.of_inner(hourglass, x, size))
+                if not final and dilation == 1:
+                    x = hourglasses[k + 1].first_after(hourglass, x, size)
+                elif not final:
+                    x = hourglasses[k + 1].first(hourglass.last(x, size))
+            else:
+                whole = hourglass.last(x, size)
+                if final or not last:
+                    pictures.append(head(whole))
+                if not final:
+                    x = hourglasses[k + 1].first(whole)
+        return pictures[::-1]
+
+    def _cropped(self, picture: Tensor, sides: Sequence[int]) -> Tensor:
+        return picture[..., : sides[0] * self.config.grow, : sides[1] * self.config.grow]
+
+    @torch.no_grad()
+    def enhance(
+        self, images: Tensor, reference: int | None = None, *, tile: int | tuple[int, int] | None = None
+    ) -> Tensor:
+        """The picture, for inference.
+
+        Args:
+            images: as for :meth:`forward`; on the device of the model.
+            reference: as for :meth:`forward`.
+            tile: most pixels of the images a side, or (rows, columns), that are computed at once, beside what the
+                network sees around them; it bounds the memory. None for the whole image. It changes the result by
+                rounding errors alone.
+
+        Returns:
+            (N, outputs, grow H, grow W), not clamped, of the dtype of the images.
+
+        Raises:
+            TypeError, ValueError: as for :meth:`forward`.
+        """
+        dtype = images.dtype
+        images, saturation = self._prepared(images.to(self.entry.weight.dtype), reference)
+        sides, side = images.shape[-2:], self.config.shrink
+        if tile is None:
+            picture = self._aggregated(self._features(images), saturation, collapsed=True, last=True)[0]
+            return self._cropped(picture, sides).to(dtype)
+        most = (tile, tile) if isinstance(tile, int) else tile
+        small = [-(-s // side) for s in sides]
+        features = images.new_empty(*images.shape[:2], self.config.features, *small)
+        self._extract(images, features, most)
+        factor = side * self.config.grow
+        out = images.new_empty(len(images), self.config.outputs, *(s * factor for s in small))
+        halo = -(-self.radius // self.step) * self.step
+        for rows, columns in tiles(small[0], small[1], _shrunk(most, side), step=self.step):
+            window = _around((rows, columns), halo, small)
+            mask = None if saturation is None else saturation[..., window[0], window[1]]
+            part = self._aggregated(features[..., window[0], window[1]], mask, collapsed=True, last=True)[0]
+            inner = [_scaled(s, w.start, factor) for s, w in zip((rows, columns), window, strict=True)]
+            out[..., _scaled(rows, 0, factor), _scaled(columns, 0, factor)] = part[..., inner[0], inner[1]]
+        return self._cropped(out, sides).to(dtype)
+
+    def _extract(self, images: Tensor, features: Tensor, most: tuple[int, int]) -> None:
+        """Fill the features tile by tile."""
+        side, sides = self.config.shrink, images.shape[-2:]
+        halo = self.feature_radius
+        small = features.shape[-2:]
+        for rows, columns in tiles(small[0], small[1], _shrunk(most, side)):
+            window = _around((rows, columns), halo, small)
+            crop = [slice(w.start * side, min(w.stop * side, n)) for w, n in zip(window, sides, strict=True)]
+            part = self._features(images[..., crop[0], crop[1]])
+            inner = [_scaled(s, w.start, 1) for s, w in zip((rows, columns), window, strict=True)]
+            features[..., rows, columns] = part[..., inner[0], inner[1]]
+
+
+def _shrunk(tile: tuple[int, int], side: int) -> tuple[int, int]:
+    return max(1, tile[0] // side), max(1, tile[1] // side)
+
+
+def _around(places: Sequence[slice], halo: int, sizes: Sequence[int]) -> list[slice]:
+    """What lies up to ``halo`` around places of an image, as far as it reaches."""
+    pairs = zip(places, sizes, strict=True)
+    return [slice(max(0, place.start - halo), min(place.stop + halo, size)) for place, size in pairs]
+
+
+def _scaled(place: slice, origin: int, factor: int) -> slice:
+    """A place from an origin, in pixels that are smaller by a factor."""
+    return slice((place.start - origin) * factor, (place.stop - origin) * factor)

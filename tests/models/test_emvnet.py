@@ -1,0 +1,275 @@
+"""EMVNet against the same network from PyTorch's layers, with the volume, and what it must do with any input."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hdrops import matching_volume, motion_grid
+from hdrops.models import EMVNet, EMVNetConfig, choose_reference
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "softmax": {"head": "softmax"},
+    "isp": {"channels": 4, "grow": 2, "head_taps": 3},
+    "light": {"depthwise": True, "shrink": 2},
+    "cap": {"mask": "cap", "correlation": "inner", "order": "mei"},
+    "no-mask": {"mask": "none", "include_reference": False},
+    "dilated": {"dilations": (2, 1)},
+}
+
+
+def made(name: str, **changes: Any) -> EMVNet:
+    torch.manual_seed(1)
+    return EMVNet(EMVNetConfig.preset("tiny", **(VARIANTS[name] | changes))).double()
+
+
+def scene(model: EMVNet, count: int = 2, size: tuple[int, int] = (18, 21), batch: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    shape = (batch, count, model.config.channels, *size)
+    return (torch.rand(shape, generator=generator, dtype=torch.float64) * 1.3).clamp(max=1)
+
+
+def literal(model: EMVNet, images: Tensor, reference: int) -> list[Tensor]:
+    """Y'', Y', Y by torch's layers of the whole volume."""
+    config = model.config
+    order = [reference, *(i for i in range(images.shape[1]) if i != reference)]
+    images = images[:, order]
+    saturated = (images >= config.saturated).any(2, keepdim=True).double()
+    flat = images.flatten(0, 1)
+    if config.shrink > 1:
+        flat = F.pad(flat, (0, -flat.shape[-1] % config.shrink, 0, -flat.shape[-2] % config.shrink), "replicate")
+        flat = F.pixel_unshuffle(flat, config.shrink)
+        saturated = F.max_pool2d(saturated.flatten(0, 1), config.shrink, ceil_mode=True).unflatten(0, images.shape[:2])
+    x = F.conv2d(flat, model.entry.weight, model.entry.bias, padding=1)
+    for block in model.extractor:
+        y = x
+        for dense in block.blocks:
+            parts = [y]
+            for k, layer in enumerate(dense.layers):
+                made = layer(torch.cat(parts, 1))
+                parts.append(made if k == len(dense.layers) - 1 else made.relu())
+            y = y + 0.2 * parts[-1]
+        x = x + 0.2 * y
+    volume = matching_volume(
+        x.unflatten(0, images.shape[:2]),
+        0,
+        motion_grid(config.motion_extent, config.motion_step, centred=config.motion_centred),
+        config.exposures,
+        None if config.mask == "none" else saturated,
+        correlation=config.correlation,
+        mask="cap" if config.mask == "cap" else "gain",
+        ceiling=config.ceiling,
+        order=config.order,
+        include_reference=config.include_reference,
+        backend="reference",
+    )
+    pictures = []
+    for hourglass, head in zip(model.hourglasses, model.heads, strict=True):
+        sizes = []
+        for layer, d in zip(hourglass.down, config.dilations, strict=True):
+            sizes.append(volume.shape[2:])
+            volume = F.conv3d(volume, layer.weight, layer.bias, 2, d, d).relu()
+        for k, (layer, d) in enumerate(zip(hourglass.up, reversed(config.dilations), strict=True)):
+            extra = [a - (2 * b - 1) for a, b in zip(sizes[-1 - k], volume.shape[2:], strict=True)]
+            volume = F.conv_transpose3d(volume, layer.weight, layer.bias, 2, d, extra, 1, d)
+            volume = volume if k == len(hourglass.up) - 1 else volume.relu()
+        weights = volume.new_ones(()) / volume.shape[2] if head.score is None else head.score(volume).softmax(2)
+        flat = head.conv((weights * volume).sum(2))
+        side = config.shrink * config.grow
+        pictures.append(F.pixel_shuffle(flat, side) if side > 1 else flat)
+    height, width = (s * config.grow for s in images.shape[-2:])
+    return [picture[..., :height, :width] for picture in pictures]
+
+
+@pytest.mark.parametrize("collapsed", [True, False])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_is_its_definition(name: str, collapsed: bool) -> None:
+    model = made(name)
+    images = scene(model, 3)
+    found = model(images, 1, collapsed=collapsed)
+    expected = literal(model, images, 1)
+    for one, other in zip(found, reversed(expected), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(model.enhance(images, 1), found.last, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["plain", "isp", "light"])
+def test_gradients_are_those_of_the_definition(name: str) -> None:
+    model = made(name)
+    images = scene(model, batch=1)
+    parameters = list(model.parameters())
+
+    def gradients(pictures: Any) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(sum((p.sin() * p).sum() for p in pictures), parameters)
+
+    for one, other in zip(gradients(model(images, 0)), gradients(literal(model, images, 0)), strict=True):
+        assert (one - other).abs().max() <= 1e-9 * max(other.abs().max(), 1e-9)
+
+
+def test_numbers_of_weights() -> None:
+    def count(part: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in part.parameters())
+
+    with torch.device("meta"):
+        hdr, isp, light = (EMVNet(name) for name in ("hdr", "isp", "light"))
+    assert count(hdr.extractor) == 12 * 415_200
+    assert count(isp.extractor) == 16 * 415_200
+    assert count(hdr.hourglasses) == 581_184
+    assert count(isp.hourglasses) == 2_102_400
+    assert (len(light.extractor), light.config.filters, light.config.shrink) == (6, 16, 2)
+
+
+@pytest.mark.parametrize(("preset", "count"), [("hdr", 3), ("raw_hdr", 2), ("isp", 2), ("light", 2), ("tiny", 4)])
+def test_presets(preset: Any, count: int) -> None:
+    """Forward and backward of every one, collapsed and not, in float32."""
+    torch.manual_seed(0)
+    model = EMVNet(preset)
+    images = torch.rand(1, count, model.config.channels, 8, 10)
+    found = model(images)
+    side = model.config.grow
+    assert found.last.shape == (1, model.config.outputs, 8 * side, 10 * side)
+    sum(picture.square().mean() for picture in found).backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(grad is not None and grad.isfinite().all() and grad.abs().max() > 0 for grad in gradients)
+    with torch.no_grad():
+        whole = model(images, collapsed=False)
+    for one, other in zip(found, whole, strict=True):
+        assert (one - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+@pytest.mark.parametrize("name", ["plain", "light", "isp"])
+def test_tiles(name: str) -> None:
+    """A strip longer than what two tiles see of each other."""
+    model = made(name, dilations=(1, 3)).float().eval()
+    halo = model.radius + model.feature_radius
+    side = model.config.shrink
+    length = (2 * halo + 37) * side
+    images = scene(model, size=(length, 5), batch=1).float()
+    whole = model.enhance(images)
+    tiles = model.enhance(images, tile=(32 * side, 8))
+    assert (tiles - whole).abs().max() <= 1e-5 * whole.abs().max()
+    images[..., : length // 8, :] = images[..., : length // 8, :].flip(-2)  # they do look at the image
+    assert not torch.allclose(model.enhance(images, tile=(32 * side, 8)), whole)
+
+
+def test_the_reach_is_as_stated() -> None:
+    """A pixel beyond it changes nothing; one within it does."""
+    model = made("plain", dilations=(1, 2))
+    reach = model.radius + model.feature_radius
+    images = scene(model, size=(2 * reach + 9, 6), batch=1)
+    before = model.enhance(images, 0)
+    images[..., -1, :] *= 0.5
+    changed = (model.enhance(images, 0) - before).abs().amax((0, 1, 3)) > 0
+    assert changed[-9:].any()
+    assert not changed[: len(changed) - 1 - reach].any()
+
+
+def test_the_reference_is_chosen_blindly() -> None:
+    bright, fair, dark = torch.full((3, 6, 6), 0.99), torch.full((3, 6, 6), 0.5), torch.full((3, 6, 6), 0.01)
+    images = torch.stack([torch.stack([bright, fair, dark]), torch.stack([dark, bright, fair])]).double()
+    assert choose_reference(images).tolist() == [1, 2]
+    assert choose_reference(torch.ones(1, 3, 3, 4, 4)).tolist() == [0]
+    model = made("plain")
+    images = images * (1 - 0.01 * torch.rand(images.shape, dtype=torch.float64))
+    found = model.enhance(images)
+    torch.testing.assert_close(found[:1], model.enhance(images[:1], 1), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(found[1:], model.enhance(images[1:], 2), rtol=1e-9, atol=1e-11)
+    # Of two images the order does not matter.
+    torch.testing.assert_close(
+        model.enhance(images[:1, :2]), model.enhance(images[:1, :2].flip(1)), rtol=1e-9, atol=1e-11
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("mask", ["gain", "cap", "none"])
+def test_all_dark_and_all_saturated(value: float, mask: str) -> None:
+    model = made("plain", mask=mask)
+    images = torch.full((1, 3, 3, 9, 8), value, dtype=torch.float64)
+    assert model.enhance(images).isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 2)])
+@pytest.mark.parametrize("name", ["plain", "light"])
+def test_any_size(size: tuple[int, int], name: str) -> None:
+    model = made(name)
+    images = scene(model, size=size)
+    expected = literal(model, images, 1)[-1]
+    torch.testing.assert_close(model.enhance(images, 1), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_autocast() -> None:
+    model = made("plain").float()
+    images = scene(model).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(images, 0)
+    torch.testing.assert_close(found.last.float(), model(images, 0).last, rtol=0.1, atol=0.05)
+    found.last.float().sum().backward()
+    assert model.entry.weight.grad.isfinite().all()
+
+
+def test_export() -> None:
+    model = made("plain").float().eval()
+    images = scene(model).float()
+    program = torch.export.export(model, (images, 0))
+    torch.testing.assert_close(program.module()(images, 0).last, model(images, 0).last, rtol=1e-4, atol=1e-5)
+
+
+def test_folder_of_weights(tmp_path: pathlib.Path) -> None:
+    model = made("cap").float().eval()
+    model.save_pretrained(tmp_path / "weights")
+    again = EMVNet.from_pretrained(tmp_path / "weights")
+    assert again.config == model.config
+    images = scene(model).float()
+    assert torch.equal(again.enhance(images), model.enhance(images))
+    config = json.loads((tmp_path / "weights" / "config.json").read_text())
+    assert config["system"] == "emvnet"
+    (tmp_path / "weights" / "config.json").write_text(json.dumps(config | {"features": 16}))
+    with pytest.raises(ValueError, match="another network"):
+        EMVNet.from_pretrained(tmp_path / "weights")
+
+
+def test_bad_images() -> None:
+    model = made("plain")
+    good = scene(model)
+    with pytest.raises(TypeError, match="floating point"):
+        model(good.to(torch.uint8))
+    for bad in (good[:, :1], good[:, :, :2], good[0], good[..., :0]):
+        with pytest.raises(ValueError, match="at least two images"):
+            model(bad)
+    for reference in (2, -3):
+        with pytest.raises(ValueError, match="reference must be"):
+            model(good, reference)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channels": 0},
+        {"blocks": 2.0},
+        {"depthwise": 1},
+        {"dilations": ()},
+        {"dilations": (0,)},
+        {"exposures": ()},
+        {"exposures": (-1.0,)},
+        {"mask": "soft"},
+        {"correlation": None},
+        {"head": "max"},
+        {"head_taps": 2},
+        {"order": "im"},
+        {"saturated": 0},
+        {"ceiling": float("inf")},
+        {"motion_step": 0},
+    ],
+)
+def test_bad_configurations(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        EMVNetConfig(**changes)
+    assert {field.name for field in dataclasses.fields(EMVNetConfig)} >= changes.keys()
