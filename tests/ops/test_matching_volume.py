@@ -417,6 +417,9 @@ def test_compile_and_export(backend: str) -> None:
         ({"correlation": "outer"}, "correlation must be"),
         ({"mask": "clip"}, "mask must be"),
         ({"order": "imm"}, "order must"),
+        ({"ceiling": -0.5}, "ceiling must be 0 or more"),
+        ({"ceiling": float("nan")}, "ceiling must be 0 or more"),
+        ({"exposures": (1.0, float("inf"))}, "exposures must be finite"),
         ({"motions": torch.zeros(0, 2, dtype=torch.int64)}, "larger than the padded volume"),
     ],
 )
