@@ -8,6 +8,7 @@ from hdrops.losses.color_angle import ColorAngleLoss, color_angle_loss
 from hdrops.losses.hyperp_mb import HyperPMBLoss, MaskBuilder, ParamTuner
 from hdrops.losses.interpolation import InterpolationLoss
 from hdrops.losses.mef_ssim import MEFSSIMLoss
+from hdrops.losses.pairwise import PairwiseLoss, ordinal_penalty, pairwise_patch_loss, pairwise_pixel_loss
 from hdrops.losses.psi import PsiLoss, psi_loss
 from hdrops.losses.ssim import MSSSIMLoss, SSIMLoss
 
@@ -18,9 +19,13 @@ __all__ = [
     "MEFSSIMLoss",
     "MSSSIMLoss",
     "MaskBuilder",
+    "PairwiseLoss",
     "ParamTuner",
     "PsiLoss",
     "SSIMLoss",
     "color_angle_loss",
+    "ordinal_penalty",
+    "pairwise_patch_loss",
+    "pairwise_pixel_loss",
     "psi_loss",
 ]
