@@ -1,6 +1,6 @@
 """Complete systems, one file each."""
 
-from hdrops.models.emvnet import EMVNet, EMVNetConfig, choose_reference
+from hdrops.models.emvnet import EMVNet, EMVNetConfig, Pictures, choose_reference
 from hdrops.models.exposure_interpolation import (
     LRL,
     ExposureInterpolator,
@@ -22,6 +22,7 @@ __all__ = [
     "HyperPMB",
     "HyperPMBConfig",
     "LRLConfig",
+    "Pictures",
     "SwappedImages",
     "choose_reference",
     "exposures_between",

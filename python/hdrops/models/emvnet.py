@@ -246,7 +246,7 @@ _HOURGLASSES = 3
 
 
 class Pictures(NamedTuple):
-    """What the hourglasses give, (N, outputs, H, W) each: Y, and from the two before Y' and Y''."""
+    """What the hourglasses give, (N, outputs, H, W) each: the paper's Y, and from the two before Y' and Y''."""
 
     last: Tensor
     second: Tensor
@@ -383,7 +383,7 @@ class EMVNet(nn.Module):
                 made. The results are equal but for rounding.
 
         Returns:
-            Y, Y' and Y'': (N, outputs, grow H, grow W) each.
+            The pictures of the last, the second and the first hourglass, (N, outputs, grow H, grow W) each.
 
         Raises:
             TypeError: images that are not floating point.

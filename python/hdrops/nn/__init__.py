@@ -1,7 +1,8 @@
 """What the networks of several systems share."""
 
+from hdrops.nn.discriminator import VGGDiscriminator
 from hdrops.nn.gamma import adaptive_gamma
 from hdrops.nn.hourglass import Hourglass3d
 from hdrops.nn.tiling import tiled
 
-__all__ = ["Hourglass3d", "adaptive_gamma", "tiled"]
+__all__ = ["Hourglass3d", "VGGDiscriminator", "adaptive_gamma", "tiled"]
