@@ -222,7 +222,7 @@ def _settings(
     gains = exposures.tolist() if hasattr(exposures, "tolist") else exposures
     if not isinstance(gains, Sequence) or not all(isinstance(gain, kinds.Real) for gain in gains):
         raise ValueError("exposures must be a sequence of numbers")
-    if not all(math.isfinite(gain) for gain in gains):
+    if not all(-math.inf < gain < math.inf for gain in gains):  # which a compiler traces, unlike math.isfinite
         raise ValueError(f"exposures must be finite, got {gains}")
     if not ceiling >= 0:
         raise ValueError(f"ceiling must be 0 or more, got {ceiling}")
