@@ -838,3 +838,10 @@ def pairwise(combinations: list[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
         chosen.add(best)
         uncovered -= remaining.pop(best)
     return chosen
+
+
+def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Normal numbers on the default device, the same on all of them."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+    return values.to(torch.get_default_device(), dtype)

@@ -7,6 +7,7 @@ TRITON_INTERPRET=1 only the Triton backend is collected from ``tests/ops``.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -169,3 +170,14 @@ def threads() -> object:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def where_the_backend_is(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tensors are made on the device that the backend takes them from."""
+    device = request.getfixturevalue("device") if "backend" in request.fixturenames else "cpu"
+    if device == "cpu":
+        yield
+    else:
+        with torch.device(device):
+            yield

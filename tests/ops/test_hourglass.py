@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import INTERPRETING
+from cases import INTERPRETING, drawn
 from torch import Tensor
 
 from hdrops import conv3d, deconv3d, deconv_conv3d, deconv_reduce
 
+pytestmark = pytest.mark.usefixtures("where_the_backend_is")
 SETTINGS: dict[str, dict[str, Any]] = {
     "first": {"stride": 2, "padding": 1, "output_padding": 1},
     "short": {"stride": 2, "padding": 1},
@@ -26,23 +26,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dense-beyond": {"stride": 1, "padding": 2, "output_padding": 1, "dilation": 2},
     "beyond": {"stride": 2, "padding": 0, "output_padding": (3, 2, 1), "dilation": 4},
 }
-
-
-@pytest.fixture(autouse=True)
-def where_the_backend_is(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tensors are made on the device that the backend takes them from."""
-    device = request.getfixturevalue("device") if "backend" in request.fixturenames else "cpu"
-    if device == "cpu":
-        yield
-    else:
-        with torch.device(device):
-            yield
-
-
-def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator("cpu").manual_seed(seed)
-    values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
-    return values.to(torch.get_default_device(), dtype)
 
 
 def expected(x: Tensor, weight: Tensor, bias: Tensor | None, how: dict[str, Any]) -> Tensor:

@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import INTERPRETING
+from cases import INTERPRETING, drawn
 from torch import Tensor
 
 import hdrops
 from hdrops import matching_conv3d, matching_volume, motion_grid
 
+pytestmark = pytest.mark.usefixtures("where_the_backend_is")
 EXPOSURES: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)
 # Also to no place inside of the images.
 MOTIONS = torch.tensor([[0, 0], [1, -2], [-3, 1], [2, 40], [-1, -1]])
 SIZE, LARGEST = (9, 12), (16, 64)
 if INTERPRETING:  # every slice of every pixel is a step of the interpreter
     EXPOSURES, MOTIONS, SIZE = EXPOSURES[1::2], MOTIONS[1:4], (6, 7)
-
-
-@pytest.fixture(autouse=True)
-def where_the_backend_is(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tensors are made on the device that the backend takes them from."""
-    device = request.getfixturevalue("device") if "backend" in request.fixturenames else "cpu"
-    if device == "cpu":
-        yield
-    else:
-        with torch.device(device):
-            yield
-
-
-def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator("cpu").manual_seed(seed)
-    values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
-    return values.to(torch.get_default_device(), dtype)
 
 
 def masks(kind: str, features: Tensor, channels: int = 1) -> Tensor | None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hdrops.models import _pretrained
 from hdrops.nn.hourglass import Hourglass3d
-from hdrops.nn.tiling import tiles
+from hdrops.nn.tiling import tiled
 from hdrops.ops.hourglass import deconv_reduce
 from hdrops.ops.matching import motion_grid
 from hdrops.ops.matching_volume import matching_conv3d
@@ -420,15 +420,22 @@ class EMVNet(nn.Module):
             saturated = flat.unflatten(0, saturated.shape[:2])
         return images, saturated
 
-    def _features(self, images: Tensor) -> Tensor:
-        """(N, n, features, h, w)."""
+    def _shrunk(self, images: Tensor) -> Tensor:
+        """What the extractor takes, (N n, channels, h, w): squares of pixels are channels where the network shrinks."""
         flat, side = images.flatten(0, 1), self.config.shrink
         if side > 1:
             bottom, right = (-size % side for size in flat.shape[-2:])
             flat = F.pixel_unshuffle(F.pad(flat, (0, right, 0, bottom), "replicate"), side)
-        features = self.extractor(self.entry(flat.contiguous(memory_format=torch.channels_last)))
-        result: Tensor = features.unflatten(0, images.shape[:2])
+        return flat
+
+    def _extracted(self, flat: Tensor) -> Tensor:
+        result: Tensor = self.extractor(self.entry(flat.contiguous(memory_format=torch.channels_last)))
         return result
+
+    def _features(self, images: Tensor) -> Tensor:
+        """(N, n, features, h, w)."""
+        features: Tensor = self._extracted(self._shrunk(images)).unflatten(0, images.shape[:2])
+        return features
 
     def _aggregated(
         self, features: Tensor, saturation: Tensor | None, *, collapsed: bool, last: bool = False
@@ -509,43 +516,16 @@ class EMVNet(nn.Module):
             picture = self._aggregated(self._features(images), saturation, collapsed=True, last=True)[0]
             return self._cropped(picture, sides).to(dtype)
         most = (tile, tile) if isinstance(tile, int) else tile
-        small = [-(-s // side) for s in sides]
-        features = images.new_empty(*images.shape[:2], self.config.features, *small)
-        self._extract(images, features, most)
-        factor = side * self.config.grow
-        out = images.new_empty(len(images), self.config.outputs, *(s * factor for s in small))
-        halo = -(-self.radius // self.step) * self.step
-        for rows, columns in tiles(small[0], small[1], _shrunk(most, side), step=self.step):
-            window = _around((rows, columns), halo, small)
-            mask = None if saturation is None else saturation[..., window[0], window[1]]
-            part = self._aggregated(features[..., window[0], window[1]], mask, collapsed=True, last=True)[0]
-            inner = [_scaled(s, w.start, factor) for s, w in zip((rows, columns), window, strict=True)]
-            out[..., _scaled(rows, 0, factor), _scaled(columns, 0, factor)] = part[..., inner[0], inner[1]]
+        small = (max(1, most[0] // side), max(1, most[1] // side))
+        flat = self._shrunk(images)
+        features = flat.new_empty(len(flat), self.config.features, *flat.shape[-2:])
+        tiled(self._extracted, [flat], features, tile=small, halo=self.feature_radius)
+        parts = [features.unflatten(0, images.shape[:2])] + ([] if saturation is None else [saturation])
+        scale = side * self.config.grow
+        out = images.new_empty(len(images), self.config.outputs, *(scale * s for s in flat.shape[-2:]))
+
+        def picture_of(features: Tensor, saturation: Tensor | None = None) -> Tensor:
+            return self._aggregated(features, saturation, collapsed=True, last=True)[0]
+
+        tiled(picture_of, parts, out, tile=small, halo=self.radius, step=self.step, scale=scale)
         return self._cropped(out, sides).to(dtype)
-
-    def _extract(self, images: Tensor, features: Tensor, most: tuple[int, int]) -> None:
-        """Fill the features tile by tile."""
-        side, sides = self.config.shrink, images.shape[-2:]
-        halo = self.feature_radius
-        small = features.shape[-2:]
-        for rows, columns in tiles(small[0], small[1], _shrunk(most, side)):
-            window = _around((rows, columns), halo, small)
-            crop = [slice(w.start * side, min(w.stop * side, n)) for w, n in zip(window, sides, strict=True)]
-            part = self._features(images[..., crop[0], crop[1]])
-            inner = [_scaled(s, w.start, 1) for s, w in zip((rows, columns), window, strict=True)]
-            features[..., rows, columns] = part[..., inner[0], inner[1]]
-
-
-def _shrunk(tile: tuple[int, int], side: int) -> tuple[int, int]:
-    return max(1, tile[0] // side), max(1, tile[1] // side)
-
-
-def _around(places: Sequence[slice], halo: int, sizes: Sequence[int]) -> list[slice]:
-    """What lies up to ``halo`` around places of an image, as far as it reaches."""
-    pairs = zip(places, sizes, strict=True)
-    return [slice(max(0, place.start - halo), min(place.stop + halo, size)) for place, size in pairs]
-
-
-def _scaled(place: slice, origin: int, factor: int) -> slice:
-    """A place from an origin, in pixels that are smaller by a factor."""
-    return slice((place.start - origin) * factor, (place.stop - origin) * factor)

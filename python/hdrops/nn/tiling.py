@@ -45,6 +45,8 @@ def tiled(
     *,
     tile: int | tuple[int, int],
     halo: int,
+    step: int = 1,
+    scale: int = 1,
 ) -> Tensor:
     """Apply a function of local neighbourhoods to images, one tile at a time.
 
@@ -54,11 +56,14 @@ def tiled(
     cut off. Memory is that of one tile. Functions of statistics of the whole image need these computed beforehand.
 
     Args:
-        function: takes a crop of every image and returns (..., h, w) of the same height and width as these.
+        function: takes a crop of every image and returns (..., scale h, scale w) of one of (..., h, w).
         images: tensors (..., H, W) of one height and width. Crops are views of them.
-        out: receives the result, (..., H, W) of the same height and width; values are cast to its dtype.
+        out: receives the result, (..., scale H, scale W); values are cast to its dtype.
         tile: most pixels of a tile a side, without its halo, or (rows, columns).
-        halo: radius of the receptive field, in pixels: 10 where the field is 21 x 21.
+        halo: radius of the receptive field, in pixels: 10 where the field is 21 x 21. It is rounded up to a multiple
+            of ``step``.
+        step: every crop begins at a multiple of it, as strided layers need; a tile has at least so many pixels a side.
+        scale: how much larger than the images the result is, a whole number.
 
     Returns:
         ``out``.
@@ -67,7 +72,7 @@ def tiled(
         ValueError: images of different sizes, a tile without pixels, a negative halo, or a function that changes the
             size.
     """
-    height, width = out.shape[-2:]
+    height, width = out.shape[-2] // scale, out.shape[-1] // scale
     if any(image.shape[-2:] != (height, width) for image in images):
         sizes = [tuple(image.shape[-2:]) for image in images]
         raise ValueError(f"images and out must agree in height and width, got {sizes} and {(height, width)}")
@@ -75,18 +80,22 @@ def tiled(
         raise ValueError(f"halo must be 0 or more, got {halo}")
     if out.device.type == "cpu":
         _keep_freed_memory()
-    for rows, columns in tiles(height, width, tile):
+    halo = -(-halo // step) * step
+    for rows, columns in tiles(height, width, tile, step=step):
         top, left = max(rows.start - halo, 0), max(columns.start - halo, 0)
         bottom, right = min(rows.stop + halo, height), min(columns.stop + halo, width)
         result = function(*(image[..., top:bottom, left:right] for image in images))
-        if result.shape[-2:] != (bottom - top, right - left):
-            raise ValueError(
-                f"the function must keep height and width: {(bottom - top, right - left)} became "
-                f"{tuple(result.shape[-2:])}"
-            )
-        inner = result[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-        out[..., rows, columns] = inner
+        wanted = ((bottom - top) * scale, (right - left) * scale)
+        if result.shape[-2:] != wanted:
+            raise ValueError(f"the function must keep height and width: {wanted} became {tuple(result.shape[-2:])}")
+        inner = result[..., _scaled(rows, top, scale), _scaled(columns, left, scale)]
+        out[..., _scaled(rows, 0, scale), _scaled(columns, 0, scale)] = inner
     return out
+
+
+def _scaled(place: slice, origin: int, scale: int) -> slice:
+    """A place from an origin, in smaller pixels."""
+    return slice((place.start - origin) * scale, (place.stop - origin) * scale)
 
 
 def _keep_freed_memory() -> None:
