@@ -22,6 +22,7 @@ _SYSTEMS = {
         "hdrops.train.exposure_interpolation",
         "the exposure between two, from intensity mapping functions and a residual network",
     ),
+    "emvnet": ("hdrops.train.emvnet", "the picture that exposures of a moving scene should give"),
     "hyperp-mb": ("hdrops.train.hyperp_mb", "the fusion of an under- and an overexposed image, by masked targets"),
 }
 _SECONDS_BETWEEN_LINES = 10

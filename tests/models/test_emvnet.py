@@ -23,6 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cap": {"mask": "cap", "correlation": "inner", "order": "mei"},
     "no-mask": {"mask": "none", "include_reference": False},
     "dilated": {"dilations": (2, 1)},
+    "residual": {"shrink": 2, "residual": True},
 }
 
 
@@ -86,7 +87,8 @@ def literal(model: EMVNet, images: Tensor, reference: int) -> list[Tensor]:
         side = config.shrink * config.grow
         pictures.append(F.pixel_shuffle(flat, side) if side > 1 else flat)
     height, width = (s * config.grow for s in images.shape[-2:])
-    return [picture[..., :height, :width] for picture in pictures]
+    added = images[:, 0] if config.residual else 0
+    return [picture[..., :height, :width] + added for picture in pictures]
 
 
 @pytest.mark.parametrize("collapsed", [True, False])
@@ -145,7 +147,7 @@ def test_presets(preset: Any, count: int) -> None:
         assert (one - other).abs().max() <= 1e-4 * other.abs().max()
 
 
-@pytest.mark.parametrize("name", ["plain", "light", "isp"])
+@pytest.mark.parametrize("name", ["plain", "light", "isp", "residual"])
 def test_tiles(name: str) -> None:
     """A strip longer than what two tiles see of each other."""
     model = made(name, dilations=(1, 3)).float().eval()
@@ -186,6 +188,18 @@ def test_the_reference_is_chosen_blindly() -> None:
     torch.testing.assert_close(
         model.enhance(images[:1, :2]), model.enhance(images[:1, :2].flip(1)), rtol=1e-9, atol=1e-11
     )
+
+
+def test_every_scene_may_have_its_own_reference() -> None:
+    model = made("residual")
+    images = scene(model, count=3)
+    each = [model.enhance(images[k : k + 1], reference) for k, reference in enumerate((2, 0))]
+    for references in ((2, 0), (-1, -3)):
+        found = model.enhance(images, torch.tensor(references))
+        torch.testing.assert_close(found, torch.cat(each), rtol=1e-9, atol=1e-11)
+    for bad in (torch.tensor([0]), torch.tensor([0.0, 1.0])):
+        with pytest.raises(ValueError, match=r"references must be integers \(2,\)"):
+            model(images, bad)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -267,6 +281,8 @@ def test_bad_images() -> None:
         {"saturated": 0},
         {"ceiling": float("inf")},
         {"motion_step": 0},
+        {"residual": True, "outputs": 4},
+        {"residual": True, "grow": 2},
     ],
 )
 def test_bad_configurations(changes: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ generators of NumPy that the caller passes, never from a global state.
 """
 
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
+from hdrops.data.dynamic import DynamicScenes
 from hdrops.data.fusion import FusionTriplets, classify_exposures
 from hdrops.data.jpeg import jpeg_round_trip
 from hdrops.data.responses import (
@@ -30,6 +31,7 @@ __all__ = [
     "RESPONSE_FAMILIES",
     "BracketTriplets",
     "Camera",
+    "DynamicScenes",
     "EmpiricalResponses",
     "FusionTriplets",
     "LinearPhotograph",

@@ -28,6 +28,7 @@ Preset = Literal["hdr", "raw_hdr", "isp", "light", "tiny"]
 Head = Literal["linear", "softmax"]
 Reading = Literal["gain", "cap", "none"]
 Correlation = Literal["product", "inner"]
+Reference = int | Tensor | None
 SYSTEM = "emvnet"
 _GAINS = (1 / 4, 1 / 2, 2.0, 4.0, 8.0, 16.0)
 _MOST_LAYERS = 256
@@ -65,9 +66,12 @@ class EMVNetConfig:
         head: how a picture is made of an hourglass's depth: "linear", a mean, or "softmax", a mean with weights that
             the network gives to slices.
         head_taps: of the convolution that makes the picture of it, a side.
+        residual: whether the reference image is added to every picture, so that only what it lacks is to be learnt. The
+            paper does not say; nothing else in the network keeps details of single pixels.
 
     Raises:
-        ValueError: a size that is not positive, or values out of range.
+        ValueError: a size that is not positive, values out of range, or a picture of other channels or another size
+            than the reference that is added to it.
     """
 
     channels: int = 3
@@ -91,6 +95,7 @@ class EMVNetConfig:
     include_reference: bool = True
     head: Head = "linear"
     head_taps: int = 1
+    residual: bool = False
 
     def __post_init__(self) -> None:
         most = {"blocks": _MOST_LAYERS, "shrink": 8, "grow": 8, "head_taps": 15}
@@ -101,7 +106,7 @@ class EMVNetConfig:
                 raise ValueError(f"{name} must be an integer from 1 to {limit}, got {value!r}")
         if self.head_taps % 2 == 0:
             raise ValueError(f"head_taps must be odd, got {self.head_taps}")
-        for name in ("depthwise", "motion_centred", "include_reference"):
+        for name in ("depthwise", "motion_centred", "include_reference", "residual"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         whole = all(type(d) is int and 1 <= d <= 64 for d in self.dilations)
@@ -120,6 +125,11 @@ class EMVNetConfig:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive, got {value!r}")
+        if self.residual and (self.outputs != self.channels or self.grow != 1):
+            raise ValueError(
+                f"residual needs a picture like the reference, {self.channels} channels and grow = 1, got "
+                f"{self.outputs} channels and grow = {self.grow}"
+            )
 
     @classmethod
     def preset(cls, name: Preset, **changes: Any) -> Self:
@@ -373,12 +383,13 @@ class EMVNet(nn.Module):
         """Pixels of the features between places that the hourglasses treat alike."""
         return 1 << len(self.config.dilations)
 
-    def forward(self, images: Tensor, reference: int | None = None, *, collapsed: bool = True) -> Pictures:
+    def forward(self, images: Tensor, reference: Reference = None, *, collapsed: bool = True) -> Pictures:
         """The pictures of all hourglasses, for training: differentiable and not clamped.
 
         Args:
             images: (N, n, channels, H, W), n >= 2, floating point in [0, 1], in any order and of any exposures.
-            reference: the number of the reference image; None to choose it blindly, see :func:`choose_reference`.
+            reference: the number of the reference image, one for all scenes or (N,) integers, taken modulo n; None to
+                choose it blindly, see :func:`choose_reference`.
             collapsed: whether what stands between two hourglasses, and what a linear head takes the mean of, is never
                 made. The results are equal but for rounding.
 
@@ -390,11 +401,10 @@ class EMVNet(nn.Module):
             ValueError: fewer than two images, other channels, or a reference that does not exist.
         """
         images, saturation = self._prepared(images, reference)
-        sides = images.shape[-2:]
         pictures = self._aggregated(self._features(images), saturation, collapsed=collapsed)
-        return Pictures(*(self._cropped(picture, sides) for picture in pictures))
+        return Pictures(*(self._finished(picture, images) for picture in pictures))
 
-    def _prepared(self, images: Tensor, reference: int | None) -> tuple[Tensor, Tensor | None]:
+    def _prepared(self, images: Tensor, reference: Reference) -> tuple[Tensor, Tensor | None]:
         """The images with their reference first, and the mask of what is saturated at the features' pixels."""
         config = self.config
         if not images.is_floating_point():
@@ -405,6 +415,12 @@ class EMVNet(nn.Module):
         count = images.shape[1]
         if reference is None:
             first = choose_reference(images, saturated=config.saturated)
+        elif isinstance(reference, Tensor):
+            if reference.shape != images.shape[:1] or reference.is_floating_point():
+                raise ValueError(
+                    f"references must be integers ({len(images)},), got {reference.dtype} {tuple(reference.shape)}"
+                )
+            first = reference.to(images.device).long() % count
         elif -count <= reference < count:
             first = torch.full((len(images),), reference % count, device=images.device)
         else:
@@ -487,12 +503,15 @@ class EMVNet(nn.Module):
                     x = hourglasses[k + 1].first(whole)
         return pictures[::-1]
 
-    def _cropped(self, picture: Tensor, sides: Sequence[int]) -> Tensor:
-        return picture[..., : sides[0] * self.config.grow, : sides[1] * self.config.grow]
+    def _finished(self, picture: Tensor, images: Tensor) -> Tensor:
+        """Without what was added to the sides of the images, the first of which is the reference."""
+        height, width = (side * self.config.grow for side in images.shape[-2:])
+        picture = picture[..., :height, :width]
+        return picture + images[:, 0] if self.config.residual else picture
 
     @torch.no_grad()
     def enhance(
-        self, images: Tensor, reference: int | None = None, *, tile: int | tuple[int, int] | None = None
+        self, images: Tensor, reference: Reference = None, *, tile: int | tuple[int, int] | None = None
     ) -> Tensor:
         """The picture, for inference.
 
@@ -511,10 +530,10 @@ class EMVNet(nn.Module):
         """
         dtype = images.dtype
         images, saturation = self._prepared(images.to(self.entry.weight.dtype), reference)
-        sides, side = images.shape[-2:], self.config.shrink
+        side = self.config.shrink
         if tile is None:
             picture = self._aggregated(self._features(images), saturation, collapsed=True, last=True)[0]
-            return self._cropped(picture, sides).to(dtype)
+            return self._finished(picture, images).to(dtype)
         most = (tile, tile) if isinstance(tile, int) else tile
         small = (max(1, most[0] // side), max(1, most[1] // side))
         flat = self._shrunk(images)
@@ -528,4 +547,4 @@ class EMVNet(nn.Module):
             return self._aggregated(features, saturation, collapsed=True, last=True)[0]
 
         tiled(picture_of, parts, out, tile=small, halo=self.radius, step=self.step, scale=scale)
-        return self._cropped(out, sides).to(dtype)
+        return self._finished(out, images).to(dtype)

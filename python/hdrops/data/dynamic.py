@@ -1,0 +1,272 @@
+"""Brackets of moving scenes with the picture that they should give, made of HDR images.
+
+Samples are of one kind, whatever they come from::
+
+    images     (n, C, H, W) float32 in [0, 1]: from the shortest exposure to the longest, as the camera codes them
+    target     (C, H, W) float32, >= 0: linear light in the exposure of the reference, 1 where that saturates
+    reference  () int64: the number of the image whose view the target has
+    times      (n,) float32: exposures relative to the reference's, whose own is 1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import operator
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hdrops.data.camera import LinearPhotograph, Panorama, draw_camera, metered_time
+from hdrops.data.responses import Response, gamma_response
+from hdrops.data.triplets import (
+    Sample,
+    _check_length,
+    _generator,
+    _key,
+    _linear_sources,
+    _one_thread,
+    _pixels_again,
+    _report,
+)
+from hdrops.io import InputError, read_image
+
+GAMMA = 2.2  # of Kalantari's images
+_HARMONICS = 4  # of the outline of an object
+_EDGE = 1.0  # pixels over which it ends
+_STILL = 0.1  # share of the scenes in which nothing moves
+_LEAST_LIGHT = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class _Object:
+    """Something that moves: a part of another image within an outline.
+
+    The outline is r(a) = radius (1 + sum of harmonics of the angle a), seen from a centre that moves in a line while
+    the object turns.
+    """
+
+    texture: Tensor  # (3, h, w)
+    centre: tuple[float, float]  # row, column, in the reference
+    velocity: tuple[float, float]  # pixels from one image to the next
+    spin: float  # radians from one image to the next
+    radius: float
+    harmonics: Tensor  # (2, _HARMONICS)
+
+    def over(self, radiance: Tensor, moment: float) -> Tensor:
+        """The image (3, H, W) with the object in front of it, so many images after the reference."""
+        height, width = radiance.shape[-2:]
+        top, left = (c + moment * v for c, v in zip(self.centre, self.velocity, strict=True))
+        rows = torch.arange(height)[:, None] - top
+        columns = torch.arange(width)[None, :] - left
+        cosine, sine = math.cos(moment * self.spin), math.sin(moment * self.spin)
+        y, x = cosine * rows - sine * columns, sine * rows + cosine * columns
+        angle = torch.atan2(y, x)
+        order = torch.arange(1, _HARMONICS + 1)[:, None, None] * angle
+        outline = 1 + (self.harmonics[0, :, None, None] * order.cos()).sum(0)
+        outline = self.radius * (outline + (self.harmonics[1, :, None, None] * order.sin()).sum(0))
+        cover = ((outline - torch.hypot(y, x)) / _EDGE + 0.5).clamp(0, 1)
+        tall, wide = self.texture.shape[-2:]
+        grid = torch.stack([2 * x / wide, 2 * y / tall], -1)[None]
+        texture = F.grid_sample(self.texture[None], grid, padding_mode="reflection", align_corners=False)[0]
+        return torch.lerp(radiance, texture, cover)
+
+
+class DynamicScenes(Dataset[Sample]):
+    """Brackets of moving scenes, photographed by virtual cameras in HDR images, with ground truth.
+
+    Item i shows image i modulo their number. A view of it is drawn, and from one exposure to the next the camera moves:
+    it turns (a view of a photograph moves) by a normal distribution. Objects move in front of it: parts of views of all
+    images within random outlines, as bright as what is behind them times 2^N(0, 1.5), in a line and turning. In a tenth
+    of the samples nothing moves. The middle exposure is the reference (of an even number the darker one of the two),
+    metered so that a share of its values saturates that is log-uniform from 0.5 to 30 %; the others lie above and below
+    by stops that are drawn for each bracket. The response is a power of 1 / ``gamma``, 8 bits; noise as by
+    :func:`draw_camera`. The target is cut off where the darkest image saturates.
+
+    Files are read when the dataset is made; those that cannot be used are named in a warning and left out. They are
+    kept in memory as far as ``cache_bytes`` reaches, others are read again at every access.
+
+    Args:
+        images: HDR files, folders of .hdr and .exr files at any depth, or linear tensors (3, H, W); one or several.
+        panorama: whether the images are equirectangular panoramas; by default those twice as wide as high.
+        count: images of a bracket, at least 2.
+        stops: range of those between one exposure and the next.
+        frame: (height, width) of the images.
+        motion: largest motion of an object between two exposures, in pixels.
+        shake: standard deviation of the camera's motion between two exposures, in pixels.
+        objects: most objects in a scene.
+        fov: range of the field of view in panoramas, in degrees.
+        gamma: of the images: a value is exposure^(1 / gamma).
+        seed: of everything, at least 0.
+        samples_per_epoch: ``len()``.
+        augment: mirror half of the samples left to right.
+        cache_bytes: of radiance to keep in memory.
+
+    Attributes:
+        scenes: names of the images that are used.
+
+    Raises:
+        ValueError: no usable image, and why; an argument out of range.
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike[str] | Tensor | Iterable[str | os.PathLike[str] | Tensor],
+        *,
+        panorama: bool | None = None,
+        count: int = 3,
+        stops: tuple[float, float] = (1.5, 3.0),
+        frame: Sequence[int] = (128, 128),
+        motion: float = 16.0,
+        shake: float = 2.0,
+        objects: int = 4,
+        fov: tuple[float, float] = (50.0, 95.0),
+        gamma: float = GAMMA,
+        seed: int = 0,
+        samples_per_epoch: int = 1024,
+        augment: bool = True,
+        cache_bytes: int = 4 << 30,
+    ) -> None:
+        if operator.index(count) < 2:
+            raise ValueError(f"count must be at least 2 images, got {count}")
+        if not 0 < stops[0] <= stops[1] < math.inf:
+            raise ValueError(f"stops must be a range of positive stops, got {stops}")
+        if len(frame) != 2 or min(frame) < 8:
+            raise ValueError(f"frame must be (height, width), both at least 8, got {frame}")
+        if not (0 <= motion < math.inf and 0 <= shake < math.inf):
+            raise ValueError(f"motion and shake must be pixels, 0 or more, got {motion} and {shake}")
+        if operator.index(objects) < 0:
+            raise ValueError(f"objects must be 0 or more, got {objects}")
+        if not 1 <= fov[0] <= fov[1] <= 170:
+            raise ValueError(f"fov must be a range within 1 to 170 degrees, got {fov}")
+        if not 0 < gamma < math.inf:
+            raise ValueError(f"gamma must be positive, got {gamma}")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed must be at least 0 and below 2^64, got {seed}")
+        self._frame = operator.index(frame[0]), operator.index(frame[1])
+        self._panorama, self._fov, self._count, self._stops = panorama, fov, count, stops
+        self._motion, self._shake, self._objects, self._gamma = motion, shake, objects, gamma
+        self._seed, self._augment = seed, augment
+        self._length = _check_length(samples_per_epoch, 1)
+        self._sources: list[pathlib.Path | Panorama | LinearPhotograph] = []
+        self.scenes: list[str] = []
+        skipped: dict[str, str] = {}
+        for name, source in _linear_sources(images):
+            try:
+                scene = self._open(source if isinstance(source, Tensor) else read_image(source).pixels)
+            except (InputError, ValueError, TypeError) as error:
+                skipped[name] = str(error)
+                continue
+            self.scenes.append(name)
+            if isinstance(source, pathlib.Path) and scene.nbytes > cache_bytes:
+                self._sources.append(source)
+            else:
+                cache_bytes -= scene.nbytes
+                self._sources.append(scene)
+        _report(skipped, len(self.scenes), "HDR image")
+
+    def _open(self, image: Tensor) -> Panorama | LinearPhotograph:
+        height, width = image.shape[-2:]
+        if self._panorama if self._panorama is not None else width == 2 * height:
+            return Panorama(image, narrowest=(self._fov[0], self._frame[1]))
+        photograph = LinearPhotograph(image)
+        photograph.largest_scale(*self._frame)  # raises where it is too small
+        return photograph
+
+    def _source(self, number: int) -> Panorama | LinearPhotograph:
+        source = self._sources[number % len(self._sources)]
+        return self._open(_pixels_again(source)) if isinstance(source, pathlib.Path) else source
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, item: int | tuple[int, int]) -> Sample:
+        epoch, index = _key(item, self._length)
+        with _one_thread():
+            return self._drawn(_generator(self._seed, epoch, index), index)
+
+    def _drawn(self, generator: np.random.Generator, index: int) -> Sample:
+        still = bool(generator.random() < _STILL)
+        middle = (self._count - 1) // 2
+        moments = [k - middle for k in range(self._count)]
+        shake = 0.0 if still else self._shake
+        paths = generator.normal(0.0, shake or 0.0, (2, self._count)).cumsum(1)
+        places = (paths - paths[:, middle : middle + 1]).T.tolist()  # of the camera, in pixels
+        views = self._views(self._source(index), generator, places)
+        for thing in self._things(generator, views[middle], still):
+            views = [thing.over(view, moment) for view, moment in zip(views, moments, strict=True)]
+
+        response: Response = functools.partial(gamma_response, gamma=1 / self._gamma)
+        camera = draw_camera(generator, draw_response=lambda _: response, jpeg=0)
+        camera = dataclasses.replace(camera, curvature=(1.0, 1.0, 1.0))
+        gains = torch.tensor(camera.sensitivity)[:, None, None]
+        share = 10 ** generator.uniform(math.log10(0.005), math.log10(0.3))
+        time = metered_time(views[middle] * gains, 1 - share)
+        steps = generator.uniform(*self._stops, self._count - 1)
+        stops = np.concatenate([[0.0], steps.cumsum()])
+        times = 2.0 ** (stops - stops[middle])
+        noise = torch.Generator().manual_seed(int(generator.integers(2**63)))
+        codes = [
+            camera.expose(view, [time * float(relative)], noise)[0] for view, relative in zip(views, times, strict=True)
+        ]
+        images = torch.stack(codes).float().div_(255)
+        target = (views[middle] * gains * time).clamp_(max=float(1 / times[0]))
+        if self._augment and generator.random() < 0.5:
+            images, target = images.flip(-1), target.flip(-1)
+        return {
+            "images": images.contiguous(),
+            "target": target.contiguous(),
+            "reference": torch.tensor(middle),
+            "times": torch.tensor(times, dtype=torch.float32),
+        }
+
+    def _views(
+        self, scene: Panorama | LinearPhotograph, generator: np.random.Generator, places: Sequence[Sequence[float]]
+    ) -> list[Tensor]:
+        """What the camera sees at its places, (rows, columns) in pixels of the views."""
+        height, width = self._frame
+        if isinstance(scene, Panorama):
+            yaw, pitch = generator.uniform(-180.0, 180.0), float(np.clip(generator.normal(0.0, 15.0), -75, 75))
+            roll, fov = generator.normal(0.0, 2.0), generator.uniform(*self._fov)
+            degrees = math.degrees(2 * math.tan(math.radians(fov) / 2) / width)  # of a pixel in the middle
+            return [
+                scene.view(height, width, yaw=yaw + degrees * x, pitch=pitch - degrees * y, roll=roll, fov=fov)
+                for y, x in places
+            ]
+        most = scene.largest_scale(height, width)
+        scale = math.exp(generator.uniform(math.log(min(1.0, most)), math.log(min(4.0, most))))
+        room = scene.height - scale * height, scene.width - scale * width
+        start = [generator.uniform(0.0, side) for side in room]
+        corners = [
+            [min(max(s + scale * step, 0.0), side) for s, step, side in zip(start, place, room, strict=True)]
+            for place in places
+        ]
+        return [scene.crop(height, width, top=top, left=left, scale=scale) for top, left in corners]
+
+    def _things(self, generator: np.random.Generator, view: Tensor, still: bool) -> list[_Object]:
+        """What moves in front of a view."""
+        height, width = self._frame
+        things = []
+        for _ in range(int(generator.integers(self._objects + 1))):
+            source = self._source(int(generator.integers(len(self._sources))))
+            texture = source.draw(generator, height, width)
+            centre = generator.uniform(0.0, height), generator.uniform(0.0, width)
+            radius = min(height, width) * generator.uniform(0.08, 0.3)
+            behind = view[:, max(0, int(centre[0]) - 8) : int(centre[0]) + 8, max(0, int(centre[1]) - 8) :][..., :16]
+            brightness = float(behind.mean()) / max(float(texture.mean()), _LEAST_LIGHT) * 2 ** generator.normal(0, 1.5)
+            direction, speed = generator.uniform(0, 2 * math.pi), generator.uniform(0.0, self._motion)
+            spin = generator.normal(0.0, 0.1)
+            if still:
+                speed = spin = 0.0
+            decay = 0.25 / np.arange(1, _HARMONICS + 1)
+            harmonics = torch.tensor(generator.normal(0.0, decay, (2, _HARMONICS)), dtype=torch.float32)
+            velocity = speed * math.sin(direction), speed * math.cos(direction)
+            things.append(_Object(texture * brightness, centre, velocity, spin, radius, harmonics))
+        return things

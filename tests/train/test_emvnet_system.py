@@ -1,0 +1,175 @@
+"""The training of EMVNet: that it resumes and improves, with and without a discriminator and a teacher."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+pytest.importorskip("pydantic", reason="training needs pydantic")
+pytest.importorskip("OpenImageIO", reason="reading images needs OpenImageIO")
+
+from hdrops.data import render_scene
+from hdrops.io import InputError, write_image
+from hdrops.models import EMVNet
+from hdrops.train import load_config, train
+from hdrops.train.emvnet import SYSTEM, light_of
+
+TERMS = {"content_last", "content_second", "content_first", "pairwise"}
+
+
+@pytest.fixture(scope="module")
+def panoramas(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hdr")
+    for number in range(3):
+        write_image(folder / f"{number}.exr", render_scene(64, 128, seed=number))
+    return folder
+
+
+def config(folder, *settings):
+    values = {"data.folders": [str(folder)]}
+    return load_config(SYSTEM.config, SYSTEM.presets, preset="tiny", values=values, settings=settings)
+
+
+def batch_of(chosen):
+    training = SYSTEM.samples(chosen).training
+    return default_collate([training[0, i] for i in range(2)])
+
+
+def test_improves_on_the_reference(panoramas, tmp_path):
+    settings = ("steps=60", "validate_every=60", "loss.adversarial=0.0", "optimizer.lr=3e-3")
+    outcome = train(SYSTEM, config(panoramas, *settings), tmp_path / "run")
+    found = outcome.validation
+    assert {name.removesuffix("_reference") for name in found} == {"psnr_mu", "ssim_mu", "psnr_l"}
+    assert found["psnr_mu"] > found["psnr_mu_reference"] + 0.5
+    assert list((tmp_path / "run" / "pictures").iterdir())
+    network = EMVNet.from_pretrained(outcome.model)
+    assert network.config.residual
+    assert network.enhance(torch.rand(1, 3, 3, 30, 42)).shape == (1, 3, 30, 42)
+
+
+def test_terms_of_the_losses(panoramas):
+    chosen = config(panoramas)
+    networks = SYSTEM.model(chosen)
+    phases = list(SYSTEM.losses(networks, batch_of(chosen), chosen))
+    assert [name for name, _ in phases] == ["generator", "discriminator"]
+    assert set(phases[0][1]) == TERMS | {"adversarial"}
+    generator = sum(phases[0][1].values())
+    parameters = [*networks.generator.parameters()]
+    assert any(
+        g is not None and g.abs().max() > 0 for g in torch.autograd.grad(generator, parameters, allow_unused=True)
+    )
+    # The discriminator's own loss moves nothing of the generator.
+    own = phases[1][1][""]
+    assert all(g is None for g in torch.autograd.grad(own, parameters, retain_graph=True, allow_unused=True))
+    assert all(g is not None for g in torch.autograd.grad(own, [*networks.discriminator.parameters()]))
+    alone = config(panoramas, "loss.adversarial=0.0", "loss.pixels=0.0", "loss.patches=0.0")
+    ((_, terms),) = SYSTEM.losses(SYSTEM.model(alone), batch_of(alone), alone)
+    assert set(terms) == TERMS - {"pairwise"}
+
+
+def test_content_is_the_distance_of_light_by_mu_law(panoramas):
+    chosen = config(panoramas, "loss.adversarial=0.0", "loss.pixels=0.0", "loss.patches=0.0")
+    networks, batch = SYSTEM.model(chosen), batch_of(chosen)
+    ((_, terms),) = SYSTEM.losses(networks, batch, chosen)
+    picture = networks.generator(batch["images"], batch["reference"]).last
+    scale = batch["times"].amin(1).view(-1, 1, 1, 1)
+
+    def encoded(light):
+        return light.sign() * torch.log1p(5000 * light.abs() * scale) / torch.log(torch.tensor(5001.0))
+
+    expected = (encoded(picture.sign() * picture.abs() ** 2.2) - encoded(batch["target"])).abs().mean()
+    assert float(terms["content_last"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_light_keeps_a_gradient_below_zero():
+    picture = torch.tensor([-0.5, 0.0, 0.5, 2.0], dtype=torch.float64, requires_grad=True)
+    light = light_of(picture, 2.2)
+    torch.testing.assert_close(light, torch.tensor([-(0.5**2.2), 0.0, 0.5**2.2, 2**2.2], dtype=torch.float64))
+    (slope,) = torch.autograd.grad(light.sum(), picture)
+    assert bool((slope[[0, 2, 3]] > 0).all())
+    assert slope.isfinite().all()
+    assert light_of(picture, 1.0) is picture
+
+
+def test_a_student_learns_from_its_teacher(panoramas, tmp_path):
+    torch.manual_seed(3)
+    teacher = EMVNet(SYSTEM.model(config(panoramas)).generator.config)
+    for head in teacher.heads:
+        torch.nn.init.normal_(head.conv.bias, 0, 0.3)
+    teacher.save_pretrained(tmp_path / "teacher")
+    settings = (
+        f"loss.teacher={tmp_path / 'teacher'}",
+        *(f"loss.{name}=0.0" for name in ("adversarial", "content", "pixels", "patches")),
+    )
+    chosen = config(panoramas, *settings)
+    networks, batch = SYSTEM.model(chosen), batch_of(chosen)
+    ((_, terms),) = SYSTEM.losses(networks, batch, chosen)
+    assert set(terms) == {"distillation_last", "distillation_second", "distillation_first"}
+    assert all(float(term) > 1e-3 for term in terms.values())
+    networks.generator.load_state_dict(teacher.state_dict())
+    ((_, terms),) = SYSTEM.losses(networks, batch, chosen)
+    assert all(float(term) < 1e-6 for term in terms.values())
+    missing = config(panoramas, f"loss.teacher={tmp_path / 'nowhere'}")
+    with pytest.raises(InputError, match=r"loss\.teacher: .*nowhere"):
+        next(SYSTEM.losses(networks, batch, missing))
+
+
+def start(folder, out, steps):
+    code = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from hdrops.train import load_config, train\n"
+        "from hdrops.train.emvnet import SYSTEM\n"
+        "folder, out, steps = sys.argv[1:]\n"
+        "settings = [f'steps={steps}', 'run.checkpoint_every=1', 'validate_every=4', 'run.tensorboard=false']\n"
+        "values = {'data.folders': [folder]}\n"
+        "config = load_config(SYSTEM.config, SYSTEM.presets, preset='tiny', settings=settings, values=values)\n"
+        "train(SYSTEM, config, out)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, folder, out, str(steps)], env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+
+
+def test_killed_with_its_discriminator(panoramas, tmp_path):
+    """SIGKILL twice; both networks, their optimisers and the pairs that are drawn go on to the bit."""
+    steps = 8
+    with start(panoramas, tmp_path / "whole", steps) as whole:
+        assert whole.wait(120) == 0
+    for step in (2, 5):
+        with start(panoramas, tmp_path / "parts", steps) as run:
+            goal = tmp_path / "parts" / "checkpoints" / f"step-{step:06d}"
+            while not goal.exists():
+                assert run.poll() is None
+                time.sleep(0.002)
+            run.kill()
+        assert run.returncode == -signal.SIGKILL
+    with start(panoramas, tmp_path / "parts", steps) as run:
+        assert run.wait(120) == 0
+    last = pathlib.PurePath("checkpoints", f"step-{steps:06d}")
+    names = [last / f"{part}.safetensors" for part in ("model", "ema", "optimizer", "rng")]
+    for name in (*names, "model/model.safetensors", "metrics.csv", "validation.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("data.frame=[24,40]",), "the discriminator needs 32 pixels a side; raise data.frame, or set"),
+        (("data.kind=brackets",), "brackets say nothing of the picture wanted"),
+    ],
+)
+def test_data_that_does_not_serve(panoramas, settings, message):
+    with pytest.raises(InputError, match=message):
+        SYSTEM.samples(config(panoramas, *settings))
+
+
+@pytest.mark.parametrize("changes", ["{blocks = 0}", "{colour = 1}", "{residual = true, outputs = 4}"])
+def test_networks_that_cannot_be(panoramas, changes):
+    with pytest.raises(InputError, match="model: "):
+        SYSTEM.model(config(panoramas, f"model.changes={changes}"))
