@@ -3,6 +3,7 @@
 from hdrops.nn.discriminator import VGGDiscriminator
 from hdrops.nn.gamma import adaptive_gamma
 from hdrops.nn.hourglass import Hourglass3d
+from hdrops.nn.mosaic import demosaic
 from hdrops.nn.tiling import tiled
 
-__all__ = ["Hourglass3d", "VGGDiscriminator", "adaptive_gamma", "tiled"]
+__all__ = ["Hourglass3d", "VGGDiscriminator", "adaptive_gamma", "demosaic", "tiled"]
