@@ -6,6 +6,7 @@ training step of exposure interpolation of 230 ms in float32 or 112 ms in bfloat
 
 from hdrops.losses.adversarial import relativistic_discriminator_loss, relativistic_generator_loss
 from hdrops.losses.color_angle import ColorAngleLoss, color_angle_loss
+from hdrops.losses.content import ContentLoss
 from hdrops.losses.hyperp_mb import HyperPMBLoss, MaskBuilder, ParamTuner
 from hdrops.losses.interpolation import InterpolationLoss
 from hdrops.losses.mef_ssim import MEFSSIMLoss
@@ -15,6 +16,7 @@ from hdrops.losses.ssim import MSSSIMLoss, SSIMLoss
 
 __all__ = [
     "ColorAngleLoss",
+    "ContentLoss",
     "HyperPMBLoss",
     "InterpolationLoss",
     "MEFSSIMLoss",
