@@ -11,6 +11,7 @@ from hdrops.losses.hyperp_mb import HyperPMBLoss, MaskBuilder, ParamTuner
 from hdrops.losses.interpolation import InterpolationLoss
 from hdrops.losses.mef_ssim import MEFSSIMLoss
 from hdrops.losses.pairwise import PairwiseLoss, ordinal_penalty, pairwise_patch_loss, pairwise_pixel_loss
+from hdrops.losses.perceptual import PerceptualLoss
 from hdrops.losses.psi import PsiLoss, psi_loss
 from hdrops.losses.ssim import MSSSIMLoss, SSIMLoss
 
@@ -24,6 +25,7 @@ __all__ = [
     "MaskBuilder",
     "PairwiseLoss",
     "ParamTuner",
+    "PerceptualLoss",
     "PsiLoss",
     "SSIMLoss",
     "color_angle_loss",

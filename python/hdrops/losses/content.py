@@ -18,7 +18,9 @@ NAMES = ("last", "second", "first")
 
 
 class ContentLoss(nn.Module):
-    """L_c = |T(Y) - T(Y*)| + 0.75 |T(Y') - T(Y*)| + 0.5 |T(Y'') - T(Y*)| (eq. 5), each term a mean over all values.
+    """L_c of the pictures of all hourglasses (eq. 5)::
+
+        L_c = L1(Y) + 0.75 L1(Y') + 0.5 L1(Y''),   L1(X) = mean |T(X) - T(Y*)|
 
     Y, Y' and Y'' are the pictures of the last, the second and the first hourglass, Y* is the target.
 
