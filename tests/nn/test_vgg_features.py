@@ -28,7 +28,8 @@ architectures = pytest.mark.parametrize("architecture", NETWORKS)
 def state() -> dict[str, Tensor]:
     """Of the first two blocks of either network, with a classifier."""
     generator = torch.Generator().manual_seed(0)
-    result = {"classifier.0.weight": torch.zeros(3, 4), "head.fc.bias": torch.zeros(2)}
+    names = ("classifier.0.weight", "pre_logits.fc1.weight", "head.fc.bias")  # the latter two of timm
+    result = {name: torch.zeros(3) for name in names}
     for number, (before, after) in zip((0, 2, 5, 7), ((3, 64), (64, 64), (64, 128), (128, 128)), strict=True):
         deviation = (2 / (9 * before)) ** 0.5
         result[f"features.{number}.weight"] = deviation * torch.randn(after, before, 3, 3, generator=generator)
