@@ -62,6 +62,8 @@ class Align(StrEnum):
 
 class Published(StrEnum):
     densefuse = "densefuse"
+    vgg16 = "vgg16"
+    vgg19 = "vgg19"
 
 
 class Format(StrEnum):
@@ -355,12 +357,15 @@ def train(
 def convert(
     network: Annotated[Published, typer.Argument(help="Whose checkpoint it is.")],
     checkpoint: Annotated[Path, typer.Argument(help="File of torch.save or safetensors with tensors by name.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write: config.json and model.safetensors.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write; for vgg16 and vgg19 a .safetensors file.")],
     debug: Debug = False,
 ) -> None:
     """Turn a checkpoint that its authors have published into weights of hdrops.
 
     densefuse: grey or RGB; then hdrops fuse --method hyperp-mb --weights FOLDER fuses with it.
+
+    vgg16, vgg19: torchvision's, without batch normalisation; the convolutions go into one .safetensors file, for
+    perceptual losses.
     """
     with errors_reported(debug):
         from hdrops_cli.convert import run

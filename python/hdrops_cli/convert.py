@@ -21,7 +21,10 @@ def run(network: str, checkpoint: Path, out: Path) -> None:
         raise InputError(f"cannot read {checkpoint}: {error.strerror}") from error
     try:
         model.save_pretrained(out)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}") from error
-    count = sum(parameter.numel() for parameter in model.parameters())
-    say(f"{network}, {count:,} parameters, {model.config.channels} channels → {out}")
+    parameters = list(model.parameters())
+    count = sum(parameter.numel() for parameter in parameters)
+    say(f"{network}, {count:,} parameters, {parameters[0].shape[1]} channels → {out}")

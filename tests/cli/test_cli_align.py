@@ -132,6 +132,26 @@ def test_a_published_checkpoint_fuses(hdrops, tmp_path, frames8, bracket8):
     assert torch.equal(read_image(out).pixels, network.fuse(bracket8[0][None])[0])
 
 
+def test_a_published_vgg_becomes_features(hdrops, tmp_path):
+    from hdrops.nn import VGGFeatures, vgg_layers
+
+    with torch.device("meta"):
+        shapes = vgg_layers("vgg16").state_dict()
+    state = {f"features.{name}": torch.tensor(k / 64).expand(t.shape) for k, (name, t) in enumerate(shapes.items())}
+    torch.save(state | {"classifier.6.bias": torch.zeros(10)}, tmp_path / "vgg16.pth")
+    out = tmp_path / "vgg16.safetensors"
+    code, stdout, _ = hdrops("convert", "vgg16", tmp_path / "vgg16.pth", "-o", out)
+    assert code == 0
+    assert "vgg16, 14,714,688 parameters, 3 channels" in stdout
+    found = VGGFeatures.from_pretrained(out, "vgg16").state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
+    code, _, stderr = hdrops("convert", "vgg16", tmp_path / "vgg16.pth", "-o", tmp_path / "folder")
+    assert code == 2
+    assert "folder must end in .safetensors" in stderr
+    assert "Traceback" not in stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"vgg16.pth", "vgg16.safetensors"}
+
+
 def test_checkpoints_that_cannot_be_converted(hdrops, tmp_path):
     (tmp_path / "damaged.pt").write_bytes(b"nothing")
     for arguments, words in (

@@ -6,7 +6,7 @@ import os
 
 from hdrops.convert._checkpoint import read_state, renamed
 from hdrops.models import HyperPMB, HyperPMBConfig
-from hdrops.models._pretrained import difference
+from hdrops.nn.weights import difference
 
 _LAYERS = {
     "conv1.conv2d": "encoders.0.first",

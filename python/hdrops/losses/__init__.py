@@ -6,15 +6,18 @@ training step of exposure interpolation of 230 ms in float32 or 112 ms in bfloat
 
 from hdrops.losses.adversarial import relativistic_discriminator_loss, relativistic_generator_loss
 from hdrops.losses.color_angle import ColorAngleLoss, color_angle_loss
+from hdrops.losses.content import ContentLoss
 from hdrops.losses.hyperp_mb import HyperPMBLoss, MaskBuilder, ParamTuner
 from hdrops.losses.interpolation import InterpolationLoss
 from hdrops.losses.mef_ssim import MEFSSIMLoss
 from hdrops.losses.pairwise import PairwiseLoss, ordinal_penalty, pairwise_patch_loss, pairwise_pixel_loss
+from hdrops.losses.perceptual import PerceptualLoss
 from hdrops.losses.psi import PsiLoss, psi_loss
 from hdrops.losses.ssim import MSSSIMLoss, SSIMLoss
 
 __all__ = [
     "ColorAngleLoss",
+    "ContentLoss",
     "HyperPMBLoss",
     "InterpolationLoss",
     "MEFSSIMLoss",
@@ -22,6 +25,7 @@ __all__ = [
     "MaskBuilder",
     "PairwiseLoss",
     "ParamTuner",
+    "PerceptualLoss",
     "PsiLoss",
     "SSIMLoss",
     "color_angle_loss",

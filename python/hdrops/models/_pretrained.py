@@ -9,18 +9,16 @@ import json
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from hdrops.nn import weights
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-_PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # a zip archive of torch.save, a bare pickle
 _LARGEST_CONFIG = 1 << 20
 Config = TypeVar("Config")
 Model = TypeVar("Model", bound=nn.Module)
@@ -51,28 +49,21 @@ def save(folder: Path, config: Mapping[str, Any], model: nn.Module) -> None:
         OSError: the folder cannot be written.
     """
     target = pathlib.Path(os.path.realpath(folder))
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     contents = {
-        WEIGHTS: safetensors.torch.save(state, {"format": "pt"}),
+        WEIGHTS: weights.content(model),
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
     }
     if target.is_dir():
         for name, content in contents.items():
-            temporary = target / f".{secrets.token_hex(8)}.tmp"
-            try:
-                _write(temporary, content)
-                os.replace(temporary, target / name)
-            finally:
-                temporary.unlink(missing_ok=True)
-        _synchronise(target)
+            weights.replace(target / name, content)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{secrets.token_hex(8)}.tmp")
     draft.mkdir()
     try:
         for name, content in contents.items():
-            _write(draft / name, content)
-        _synchronise(draft)
+            weights.write(draft / name, content)
+        weights.synchronise(draft)
         os.rename(draft, target)
     except BaseException:
         for name in contents:
@@ -80,23 +71,7 @@ def save(folder: Path, config: Mapping[str, Any], model: nn.Module) -> None:
         with contextlib.suppress(FileNotFoundError):
             draft.rmdir()
         raise
-    _synchronise(target.parent)
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-    with open(path, "xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _synchronise(folder: pathlib.Path) -> None:
-    """Make the names in a folder last."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    weights.synchronise(target.parent)
 
 
 def find(source: Path) -> tuple[pathlib.Path, pathlib.Path]:
@@ -107,31 +82,19 @@ def find(source: Path) -> tuple[pathlib.Path, pathlib.Path]:
         ValueError: the weights are a pickle, or of an unknown kind.
     """
     given = pathlib.Path(source)
-    weights = given
+    file = given
     if given.is_dir():
-        weights = given / WEIGHTS
-        pickles = sorted(path.name for path in given.iterdir() if path.suffix in _PICKLES)
-        if not weights.is_file() and pickles:
-            raise _is_pickle(given / pickles[0])
-    if not weights.is_file():
-        raise FileNotFoundError(f"{weights} does not exist; give a folder with {CONFIG} and {WEIGHTS}")
-    with open(weights, "rb") as stream:
-        start = stream.read(4)
-    if weights.suffix in _PICKLES or start.startswith(_PICKLE_STARTS):
-        raise _is_pickle(weights)
-    if weights.suffix != ".safetensors":
-        raise ValueError(f"{weights} is no file of weights; give a .safetensors file or its folder")
-    config = weights.with_name(CONFIG)
+        file = given / WEIGHTS
+        pickles = sorted(path for path in given.iterdir() if path.suffix in weights.PICKLES)
+        if not file.is_file() and pickles:
+            raise weights.pickled(pickles[0])
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist; give a folder with {CONFIG} and {WEIGHTS}")
+    weights.check_format(file)
+    config = file.with_name(CONFIG)
     if not config.is_file():
-        raise FileNotFoundError(f"{config} is missing: it says which network {weights.name} belongs to")
-    return config, weights
-
-
-def _is_pickle(path: pathlib.Path) -> ValueError:
-    return ValueError(
-        f"{path} is a pickle, which can run any code when it is loaded; hdrops convert makes a folder of {WEIGHTS} of "
-        "published checkpoints that it knows, safetensors.torch.save_file a file of your own"
-    )
+        raise FileNotFoundError(f"{config} is missing: it says which network {file.name} belongs to")
+    return config, file
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -172,26 +135,6 @@ def build(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
         raise ValueError(f"{where}: {error}") from error
 
 
-def difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """What tells the weights of one network from those of another, by names and shapes; None if nothing does."""
-    for what, names in (("missing", own.keys() - given.keys()), ("unknown", given.keys() - own.keys())):
-        if names:
-            return f"{len(names)} weights are {what} ({_some(names)})"
-    reshaped = [name for name, tensor in own.items() if given[name].shape != tensor.shape]
-    if reshaped:
-        first = reshaped[0]
-        return (
-            f"{len(reshaped)} weights have another shape ({_some(reshaped)}): {first} is {tuple(given[first].shape)} "
-            f"instead of {tuple(own[first].shape)}"
-        )
-    return None
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
-
-
 def load(kind: Callable[[Config], Model], read: Callable[[dict[str, Any], str], Config], source: Path) -> Model:
     """A trained model, in evaluation mode, on the CPU.
 
@@ -204,36 +147,14 @@ def load(kind: Callable[[Config], Model], read: Callable[[dict[str, Any], str], 
         FileNotFoundError: files are missing.
         ValueError: a pickle, unknown or missing keys, weights of another network, or a damaged file.
     """
-    path, weights = find(source)
+    path, file = find(source)
     config = read(read_config(path), str(path))
     # Neither memory nor random numbers are spent on weights that the file replaces, or does not fit.
     with torch.device("meta"):
         model = kind(config)
-    load_weights(model, weights)
-    return model.eval()
-
-
-def load_weights(model: nn.Module, path: pathlib.Path) -> None:
-    """Give a model on the meta device its weights, whose names and shapes they must have, all of them and no others.
-
-    They lie on the CPU then, in the dtypes and memory formats of the model.
-
-    Raises:
-        ValueError: the file is damaged or belongs to another network.
-    """
-    try:
-        state: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    own = model.state_dict()
-    differs = difference(own, state)
+    state = weights.read(file)
+    differs = weights.difference(model.state_dict(), state)
     if differs is not None:
-        raise ValueError(f"{path} belongs to another network than {CONFIG}: {differs}")
-    for name in own:
-        if not state[name].is_floating_point():
-            raise ValueError(f"{path}: {name} is {state[name].dtype}; weights must be floating point")
-        if not bool(state[name].isfinite().all()):
-            raise ValueError(f"{path}: {name} is not finite; the file is damaged")
-    # The file is only mapped into memory, where a change of it would be one of the weights, or a crash.
-    copies = {name: torch.empty_like(tensor, device="cpu").copy_(state[name]) for name, tensor in own.items()}
-    model.load_state_dict(copies, assign=True)
+        raise ValueError(f"{file} belongs to another network than {CONFIG}: {differs}")
+    weights.assign(model, state, f"{file}: ")
+    return model.eval()

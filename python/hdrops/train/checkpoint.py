@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn, optim
 
 from hdrops.io.errors import InputError
-from hdrops.models._pretrained import difference
+from hdrops.nn.weights import difference
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{6,})")
