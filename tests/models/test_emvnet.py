@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hdrops import matching_volume, motion_grid
 from hdrops.models import EMVNet, EMVNetConfig, choose_reference
@@ -160,6 +161,45 @@ def test_tiles(name: str) -> None:
     assert (tiles - whole).abs().max() <= 1e-5 * whole.abs().max()
     images[..., : length // 8, :] = images[..., : length // 8, :].flip(-2)  # they do look at the image
     assert not torch.allclose(model.enhance(images, tile=(32 * side, 8)), whole)
+
+
+@pytest.mark.parametrize("size", [(37, 46), (5, 30)])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_pieces(name: str, size: tuple[int, int]) -> None:
+    """Sides that end within cells of the quarter grid, pieces of several sizes, and within tiles."""
+    model = made(name)
+    side = model.config.shrink
+    images = scene(model, size=(size[0] * side, size[1] * side - (side > 1)), batch=1)
+    whole = model.enhance(images)
+    for piece in (24 * side, (20 * side, 12 * side)):
+        torch.testing.assert_close(model.enhance(images, piece=piece), whole, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(model.enhance(images, tile=40, piece=16), whole, rtol=1e-9, atol=1e-11)
+
+
+class Depths(TorchDispatchMode):
+    """Notes the numbers of values of all tensors of a depth."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.depth, self.sizes = depth, []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dim() == 5 and result.shape[2] == self.depth:
+            self.sizes.append(result.numel())
+        return result
+
+
+def test_half_a_grid_never_exists_in_pieces() -> None:
+    model = made("plain")
+    images = scene(model, size=(56, 60), batch=1)
+    largest = []
+    for piece in (None, 16):
+        with Depths(2 * 4 * 4 // 2) as noted:  # of images, motions and exposures
+            model.enhance(images, piece=piece)
+        largest.append(max(noted.sizes))
+    assert largest[0] == model.config.filters * 16 * 28 * 30
+    assert largest[1] < 0.6 * largest[0]
 
 
 def test_the_reach_is_as_stated() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hdrops.models import _pretrained
 from hdrops.nn.hourglass import Hourglass3d
-from hdrops.nn.tiling import tiled
+from hdrops.nn.tiling import tiled, tiles
 from hdrops.ops.hourglass import deconv_reduce
 from hdrops.ops.matching import motion_grid
 from hdrops.ops.matching_volume import matching_conv3d
@@ -255,6 +255,47 @@ def choose_reference(images: Tensor, *, saturated: float = 0.95) -> Tensor:
 _HOURGLASSES = 3
 
 
+_QUARTER = 4  # pixels of the features between places of the second layer of an hourglass
+_Place = tuple[slice, slice]
+
+
+def _in_pieces(
+    function: Callable[[_Place], Tensor],
+    sides: Sequence[int],
+    piece: tuple[int, int],
+    reach: int,
+    scale: int,
+    step: int,
+) -> Tensor:
+    """Put together what a function gives of places that overlap.
+
+    Args:
+        function: from rows and columns of the features to (..., h, w), ``scale`` values for ``step`` of them.
+        sides: of the features.
+        piece: most pixels of the features a side that are taken of the result at once.
+        reach: how many more the function needs on each side.
+        scale, step: as above.
+    """
+    out: Tensor | None = None
+    reach = -(-reach // _QUARTER) * _QUARTER
+    for wanted in tiles(*sides, piece, step=_QUARTER):
+        place = tuple(
+            slice(max(0, part.start - reach), min(part.stop + reach, side))
+            for part, side in zip(wanted, sides, strict=True)
+        )
+        result = function((place[0], place[1]))
+        if out is None:
+            size = [*result.shape[:-2], *(-(-side * scale // step) for side in sides)]
+            kept = torch.channels_last_3d if result.dim() == 5 else torch.contiguous_format
+            out = torch.empty(size, dtype=result.dtype, device=result.device, memory_format=kept)
+        ends = [[-(-end * scale // step) for end in (part.start, part.stop)] for part in wanted]
+        starts = [part.start * scale // step for part in place]
+        inner = [slice(a - start, b - start) for (a, b), start in zip(ends, starts, strict=True)]
+        out[(..., *(slice(a, b) for a, b in ends))] = result[(..., *inner)]
+    assert out is not None
+    return out
+
+
 class Pictures(NamedTuple):
     """What the hourglasses give, (N, outputs, H, W) each: the paper's Y, and from the two before Y' and Y''."""
 
@@ -309,6 +350,14 @@ class _Head(nn.Module):
     def _picture(self, flat: Tensor) -> Tensor:
         picture: Tensor = F.pixel_shuffle(flat, self.side) if self.side > 1 else flat
         return picture
+
+
+def _shrunk_sides(sides: int | tuple[int, int] | None, side: int) -> tuple[int, int] | None:
+    """Of a tile of an image, in pixels of the features."""
+    if sides is None:
+        return None
+    rows, columns = (sides, sides) if isinstance(sides, int) else sides
+    return max(1, rows // side), max(1, columns // side)
 
 
 class EMVNet(nn.Module):
@@ -453,29 +502,36 @@ class EMVNet(nn.Module):
         features: Tensor = self._extracted(self._shrunk(images)).unflatten(0, images.shape[:2])
         return features
 
-    def _aggregated(
-        self, features: Tensor, saturation: Tensor | None, *, collapsed: bool, last: bool = False
-    ) -> list[Tensor]:
-        """The pictures of features, the last one alone if wanted."""
+    @property
+    def _layers(self) -> list[tuple[Hourglass3d, _Head]]:
+        return [
+            (hourglass, head)
+            for hourglass, head in zip(self.hourglasses, self.heads, strict=True)
+            if isinstance(hourglass, Hourglass3d) and isinstance(head, _Head)
+        ]
+
+    def _size(self, features: Tensor) -> tuple[int, int, int]:
+        """Of the volume."""
+        images = features.shape[1] - (not self.config.include_reference)
+        height, width = features.shape[-2:]
+        return images * len(self._motions) * len(self.config.exposures), height, width
+
+    def _matched(self, features: Tensor, saturation: Tensor | None) -> Tensor:
+        """The first layer of the first hourglass, of the volume."""
         config = self.config
-        hourglasses = [h for h in self.hourglasses if isinstance(h, Hourglass3d)]
-        dilation = config.dilations[0]
-        motions = self._motions
-        images = features.shape[1] - (not config.include_reference)
-        size = (images * len(motions) * len(config.exposures), *features.shape[-2:])
-        layer = hourglasses[0].down[0]
+        layer = self._layers[0][0].down[0]
         assert isinstance(layer, nn.Conv3d)
         assert layer.bias is not None
-        x = matching_conv3d(
+        return matching_conv3d(
             features,
             layer.weight.to(features.dtype),
             layer.bias.to(features.dtype),
             0,
-            motions,
+            self._motions,
             config.exposures,
             None if saturation is None else saturation.to(features.dtype),
-            padding=dilation,
-            dilation=dilation,
+            padding=config.dilations[0],
+            dilation=config.dilations[0],
             activation="relu",
             correlation=config.correlation,
             mask="cap" if config.mask == "cap" else "gain",
@@ -483,25 +539,73 @@ class EMVNet(nn.Module):
             order=config.order,
             include_reference=config.include_reference,
         )
+
+    def _next(self, number: int, x: Tensor, size: Sequence[int]) -> Tensor:
+        """From before the last layer of an hourglass to behind the first of the next."""
+        before, after = self._layers[number][0], self._layers[number + 1][0]
+        if self.config.dilations[0] == 1:
+            return after.first_after(before, x, size)
+        return after.first(before.last(x, size))
+
+    def _aggregated(
+        self, features: Tensor, saturation: Tensor | None, *, collapsed: bool, last: bool = False
+    ) -> list[Tensor]:
+        """The pictures of features, the last one alone if wanted."""
+        size = self._size(features)
+        x = self._matched(features, saturation)
         pictures: list[Tensor] = []
-        for k, (hourglass, head) in enumerate(zip(hourglasses, self.heads, strict=True)):
-            assert isinstance(head, _Head)
+        for k, (hourglass, head) in enumerate(self._layers):
             x = hourglass.inner(x)
-            final = k == len(hourglasses) - 1
+            final = k == _HOURGLASSES - 1
             if collapsed:
                 if final or not last:
                     pictures.append(head.of_inner(hourglass, x, size))
-                if not final and dilation == 1:
-                    x = hourglasses[k + 1].first_after(hourglass, x, size)
-                elif not final:
-                    x = hourglasses[k + 1].first(hourglass.last(x, size))
+                if not final:
+                    x = self._next(k, x, size)
             else:
                 whole = hourglass.last(x, size)
                 if final or not last:
                     pictures.append(head(whole))
                 if not final:
-                    x = hourglasses[k + 1].first(whole)
+                    x = self._layers[k + 1][0].first(whole)
         return pictures[::-1]
+
+    def _picture(self, features: Tensor, saturation: Tensor | None, piece: tuple[int, int] | None) -> Tensor:
+        """The last picture. The layers on the grid of the volume and on half of it are computed piece by piece: what
+        is kept of the whole lies on a quarter of the grid."""
+        if piece is None or len(self.config.dilations) < 2:
+            return self._aggregated(features, saturation, collapsed=True, last=True)[0]
+        layers, outer = self._layers, self.config.dilations[0]
+        inner = 2 * self.config.dilations[1]
+        depth, *sides = self._size(features)
+        taps = self.config.head_taps // 2
+        scale = self.config.shrink * self.config.grow
+
+        def matched(place: _Place) -> Tensor:
+            masked = None if saturation is None else saturation[(..., *place)]
+            return layers[0][0].second(self._matched(features[(..., *place)], masked))
+
+        farthest = int(self._motions.abs().max())
+        x = _in_pieces(matched, sides, piece, farthest + outer + inner, 1, _QUARTER)
+        for k, (hourglass, head) in enumerate(layers):
+            final = k == _HOURGLASSES - 1
+            core = hourglass.core(x)
+            del x
+
+            def following(
+                place: _Place, k: int = k, core: Tensor = core, hourglass: Hourglass3d = hourglass, head: _Head = head
+            ) -> Tensor:
+                quarter = tuple(slice(side.start // _QUARTER, -(-side.stop // _QUARTER)) for side in place)
+                size = (depth, *(side.stop - side.start for side in place))
+                half = hourglass.widened(core[(..., *quarter)], [-(-side // 2) for side in size])
+                if k == _HOURGLASSES - 1:
+                    return head.of_inner(hourglass, half, size)
+                return layers[k + 1][0].second(self._next(k, half, size))
+
+            reach = inner + outer + (taps if final else outer + inner)
+            x = _in_pieces(following, sides, piece, reach, *((scale, 1) if final else (1, _QUARTER)))
+            del core, following
+        return x
 
     def _finished(self, picture: Tensor, images: Tensor) -> Tensor:
         """Without what was added to the sides of the images, the first of which is the reference."""
@@ -511,7 +615,12 @@ class EMVNet(nn.Module):
 
     @torch.no_grad()
     def enhance(
-        self, images: Tensor, reference: Reference = None, *, tile: int | tuple[int, int] | None = None
+        self,
+        images: Tensor,
+        reference: Reference = None,
+        *,
+        tile: int | tuple[int, int] | None = None,
+        piece: int | tuple[int, int] | None = None,
     ) -> Tensor:
         """The picture, for inference.
 
@@ -521,6 +630,9 @@ class EMVNet(nn.Module):
             tile: most pixels of the images a side, or (rows, columns), that are computed at once, beside what the
                 network sees around them; it bounds the memory. None for the whole image. It changes the result by
                 rounding errors alone.
+            piece: most pixels a side of which the largest layers, those on the grid of the volume and on half of it,
+                are computed at once. What is kept of the whole image, or of a tile, is an eighth then, for some time:
+                pieces see far less of each other than tiles do. It too changes rounding errors alone.
 
         Returns:
             (N, outputs, grow H, grow W), not clamped, of the dtype of the images.
@@ -531,11 +643,10 @@ class EMVNet(nn.Module):
         dtype = images.dtype
         images, saturation = self._prepared(images.to(self.entry.weight.dtype), reference)
         side = self.config.shrink
-        if tile is None:
-            picture = self._aggregated(self._features(images), saturation, collapsed=True, last=True)[0]
+        small, part = (_shrunk_sides(sides, side) for sides in (tile, piece))
+        if small is None:
+            picture = self._picture(self._features(images), saturation, part)
             return self._finished(picture, images).to(dtype)
-        most = (tile, tile) if isinstance(tile, int) else tile
-        small = (max(1, most[0] // side), max(1, most[1] // side))
         flat = self._shrunk(images)
         features = flat.new_empty(len(flat), self.config.features, *flat.shape[-2:])
         tiled(self._extracted, [flat], features, tile=small, halo=self.feature_radius)
@@ -544,7 +655,7 @@ class EMVNet(nn.Module):
         out = images.new_empty(len(images), self.config.outputs, *(scale * s for s in flat.shape[-2:]))
 
         def picture_of(features: Tensor, saturation: Tensor | None = None) -> Tensor:
-            return self._aggregated(features, saturation, collapsed=True, last=True)[0]
+            return self._picture(features, saturation, part)
 
         tiled(picture_of, parts, out, tile=small, halo=self.radius, step=self.step, scale=scale)
         return self._finished(out, images).to(dtype)

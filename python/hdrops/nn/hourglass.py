@@ -63,13 +63,27 @@ class Hourglass3d(nn.Module):
 
     def inner(self, x: Tensor) -> Tensor:
         """All layers but the first and the last: what :meth:`first` gives, to the same shape."""
+        if len(self.down) == 1:
+            return x
+        return self.widened(self.core(self.second(x)), x.shape[2:])
+
+    def second(self, x: Tensor) -> Tensor:
+        """The second layer, the first of :meth:`inner`: to half the sides of ``x``, rounded up."""
+        return self._convolved(x, 1)
+
+    def core(self, x: Tensor) -> Tensor:
+        """The layers of :meth:`inner` but its first and its last: what :meth:`second` gives, to the same shape."""
         sizes = []
-        for number in range(1, len(self.down)):
+        for number in range(2, len(self.down)):
             sizes.append(x.shape[2:])
             x = self._convolved(x, number)
         for number, size in enumerate(reversed(sizes)):
             x = self._transposed(x, number, size, relu=True)
         return x
+
+    def widened(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """The last layer of :meth:`inner`: what :meth:`core` gives, to the size of what :meth:`first` gives."""
+        return self._transposed(x, len(self.up) - 2, size, relu=True)
 
     def last(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """The last layer: what :meth:`inner` gives, to (N, K, D, H, W), the size of the hourglass's input."""
