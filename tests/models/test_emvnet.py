@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -25,6 +26,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-mask": {"mask": "none", "include_reference": False},
     "dilated": {"dilations": (2, 1)},
     "residual": {"shrink": 2, "residual": True},
+    "frames": {"head": "frames", "order": "emi"},
+    "frames-light": {"head": "frames", "shrink": 2, "include_reference": False},
 }
 
 
@@ -37,6 +40,30 @@ def scene(model: EMVNet, count: int = 2, size: tuple[int, int] = (18, 21), batch
     generator = torch.Generator().manual_seed(2)
     shape = (batch, count, model.config.channels, *size)
     return (torch.rand(shape, generator=generator, dtype=torch.float64) * 1.3).clamp(max=1)
+
+
+def mean_of_frames(scores: Tensor, images: Tensor, config: EMVNetConfig) -> Tensor:
+    """Slice by slice, of images whose first is the reference."""
+    side = config.shrink
+    motions = motion_grid(config.motion_extent, config.motion_step, centred=config.motion_centred).tolist()
+    axes = {
+        "i": range(0 if config.include_reference else 1, images.shape[1]),
+        "m": range(len(motions)),
+        "e": range(len(config.exposures)),
+    }
+    weights = scores.softmax(2)
+    height, width = (-(-s // side) * side for s in images.shape[-2:])
+    rows, columns = torch.arange(height), torch.arange(width)
+    picture = torch.zeros_like(images[:, 0])
+    for d, numbers in enumerate(itertools.product(*(axes[axis] for axis in config.order))):
+        place = dict(zip(config.order, numbers, strict=True))
+        weight = F.pixel_shuffle(weights[:, :, d], side)
+        dy, dx = (side * m for m in motions[place["m"]]) if place["i"] else (0, 0)
+        gain = config.exposures[place["e"]] if place["i"] else 1.0
+        image = F.pad(images[:, place["i"]], (0, width - images.shape[-1], 0, height - images.shape[-2]), "replicate")
+        moved = image[:, :, (rows + dy).clamp(0, height - 1)][..., (columns + dx).clamp(0, width - 1)]
+        picture = picture + (weight * gain * moved)[..., : images.shape[-2], : images.shape[-1]]
+    return picture
 
 
 def literal(model: EMVNet, images: Tensor, reference: int) -> list[Tensor]:
@@ -83,6 +110,9 @@ def literal(model: EMVNet, images: Tensor, reference: int) -> list[Tensor]:
             extra = [a - (2 * b - 1) for a, b in zip(sizes[-1 - k], volume.shape[2:], strict=True)]
             volume = F.conv_transpose3d(volume, layer.weight, layer.bias, 2, d, extra, 1, d)
             volume = volume if k == len(hourglass.up) - 1 else volume.relu()
+        if config.head == "frames":
+            pictures.append(mean_of_frames(head.score(volume), images, config))
+            continue
         weights = volume.new_ones(()) / volume.shape[2] if head.score is None else head.score(volume).softmax(2)
         flat = head.conv((weights * volume).sum(2))
         side = config.shrink * config.grow
@@ -148,7 +178,7 @@ def test_presets(preset: Any, count: int) -> None:
         assert (one - other).abs().max() <= 1e-4 * other.abs().max()
 
 
-@pytest.mark.parametrize("name", ["plain", "light", "isp", "residual"])
+@pytest.mark.parametrize("name", ["plain", "light", "isp", "residual", "frames-light"])
 def test_tiles(name: str) -> None:
     """A strip longer than what two tiles see of each other."""
     model = made(name, dilations=(1, 3)).float().eval()
@@ -192,13 +222,13 @@ class Depths(TorchDispatchMode):
 
 def test_half_a_grid_never_exists_in_pieces() -> None:
     model = made("plain")
-    images = scene(model, size=(56, 60), batch=1)
+    images = scene(model, size=(72, 90), batch=1)
     largest = []
     for piece in (None, 16):
         with Depths(2 * 4 * 4 // 2) as noted:  # of images, motions and exposures
             model.enhance(images, piece=piece)
         largest.append(max(noted.sizes))
-    assert largest[0] == model.config.filters * 16 * 28 * 30
+    assert largest[0] == model.config.filters * 16 * 36 * 45
     assert largest[1] < 0.6 * largest[0]
 
 
@@ -323,6 +353,9 @@ def test_bad_images() -> None:
         {"motion_step": 0},
         {"residual": True, "outputs": 4},
         {"residual": True, "grow": 2},
+        {"residual": True, "head": "frames"},
+        {"head": "frames", "outputs": 4},
+        {"head": "frames", "grow": 2},
     ],
 )
 def test_bad_configurations(changes: dict[str, Any]) -> None:

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from hdrops.models import _pretrained
 from hdrops.nn.hourglass import Hourglass3d
 from hdrops.nn.tiling import tiled, tiles
-from hdrops.ops.hourglass import deconv_reduce
+from hdrops.ops.hourglass import deconv3d, deconv_reduce
 from hdrops.ops.matching import motion_grid
 from hdrops.ops.matching_volume import matching_conv3d
 
 Preset = Literal["hdr", "raw_hdr", "isp", "light", "tiny"]
-Head = Literal["linear", "softmax"]
+Head = Literal["linear", "softmax", "frames"]
 Reading = Literal["gain", "cap", "none"]
 Correlation = Literal["product", "inner"]
 Reference = int | Tensor | None
@@ -63,15 +63,16 @@ class EMVNetConfig:
         saturated: the value from which a channel of an image is saturated, in [0, 1] of its full scale.
         order: of the depth axis, slowest first, of i(mage), m(otion), e(xposure).
         include_reference: whether the reference is compared with itself too.
-        head: how a picture is made of an hourglass's depth: "linear", a mean, or "softmax", a mean with weights that
-            the network gives to slices.
-        head_taps: of the convolution that makes the picture of it, a side.
-        residual: whether the reference image is added to every picture, so that only what it lacks is to be learnt. The
+        head: how a picture is made of an hourglass's depth: "linear", a mean; "softmax", a mean with weights that the
+            network gives to slices; or "frames", where such weights are those of the images themselves, moved and
+            scaled as the slices say, in a mean that is the picture.
+        head_taps: of the convolution that makes the picture of it, a side; "frames" has none.
+        residual: for the first two heads, whether the reference image is added, so that only what it lacks is learnt. The
             paper does not say; nothing else in the network keeps details of single pixels.
 
     Raises:
         ValueError: a size that is not positive, values out of range, or a picture of other channels or another size
-            than the reference that is added to it.
+            than the images that it is made of.
     """
 
     channels: int = 3
@@ -125,9 +126,12 @@ class EMVNetConfig:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive, got {value!r}")
-        if self.residual and (self.outputs != self.channels or self.grow != 1):
+        made = "residual" if self.residual else 'head "frames"'
+        if self.residual and self.head == "frames":
+            raise ValueError('residual is of no use with head "frames", whose pictures are made of the images')
+        if (self.residual or self.head == "frames") and (self.outputs != self.channels or self.grow != 1):
             raise ValueError(
-                f"residual needs a picture like the reference, {self.channels} channels and grow = 1, got "
+                f"{made} needs pictures like the images, {self.channels} channels and grow = 1, got "
                 f"{self.outputs} channels and grow = {self.grow}"
             )
 
@@ -305,7 +309,7 @@ class Pictures(NamedTuple):
 
 
 class _Head(nn.Module):
-    """A picture of an hourglass's depth."""
+    """A picture of an hourglass's depth, by one convolution of a mean."""
 
     def __init__(self, config: EMVNetConfig) -> None:
         super().__init__()
@@ -315,20 +319,17 @@ class _Head(nn.Module):
         )
         self.score = nn.Conv3d(config.filters, 1, 1) if config.head == "softmax" else None
 
-    def forward(self, volume: Tensor) -> Tensor:
-        """Of (N, filters, D, H, W)."""
+    def forward(self, volume: Tensor, images: Tensor) -> Tensor:
+        """Of (N, filters, D, H, W), and of the images (N, n, channels, H, W) as the network has them."""
         mean = volume.mean(2) if self.score is None else (self.score(volume).softmax(2) * volume).sum(2)
         return self._picture(self.conv(mean))
 
-    def of_inner(self, hourglass: Hourglass3d, x: Tensor, size: Sequence[int]) -> Tensor:
+    def of_inner(self, hourglass: Hourglass3d, x: Tensor, size: Sequence[int], images: Tensor) -> Tensor:
         """The same of ``hourglass.last(x, size)``, which a linear head need not have."""
         if self.score is not None:
-            return self.forward(hourglass.last(x, size))
-        layer = hourglass.up[-1]
-        assert isinstance(layer, nn.ConvTranspose3d)
-        assert layer.bias is not None
+            return self.forward(hourglass.last(x, size), images)
+        weight, offset = _last_layer(hourglass, x.dtype)
         assert self.conv.bias is not None
-        weight, offset = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
         kernel, last = self.conv.weight.to(x.dtype), self.conv.bias.to(x.dtype)
         means = x.new_full((size[0],), 1 / max(1, size[0]))
         at_once = self.conv.kernel_size == (1, 1)
@@ -350,6 +351,79 @@ class _Head(nn.Module):
     def _picture(self, flat: Tensor) -> Tensor:
         picture: Tensor = F.pixel_shuffle(flat, self.side) if self.side > 1 else flat
         return picture
+
+
+class _FramesHead(nn.Module):
+    """A picture as a mean of the images, moved and scaled as the slices say::
+
+        Y(p) = sum_d softmax_d(S(d, p)) E_d I_d(p + M_d)
+
+    with S, one number for every slice and pixel, by a convolution of the hourglass's result. Slices of the reference
+    have M = 0 and E = 1; beyond an image its edge continues.
+    """
+
+    def __init__(self, config: EMVNetConfig) -> None:
+        super().__init__()
+        self.side, self.order = config.shrink, config.order
+        self.score = nn.Conv3d(config.filters, self.side**2, 1)
+        self.with_reference = config.include_reference
+        motions = motion_grid(config.motion_extent, config.motion_step, centred=config.motion_centred)
+        self.motions = [(dy * self.side, dx * self.side) for dy, dx in motions.tolist()]
+        self.gains = config.exposures
+
+    def forward(self, volume: Tensor, images: Tensor) -> Tensor:
+        """As :class:`_Head` does."""
+        return self._mean(self.score(volume), images)
+
+    def of_inner(self, hourglass: Hourglass3d, x: Tensor, size: Sequence[int], images: Tensor) -> Tensor:
+        """Of both layers as one."""
+        weight, offset = _last_layer(hourglass, x.dtype)
+        assert self.score.bias is not None
+        kernel = self.score.weight.to(x.dtype)[:, :, 0, 0, 0]
+        dilation = hourglass.dilations[0]
+        scores = deconv3d(
+            x,
+            torch.einsum("iodhw,so->isdhw", weight, kernel).contiguous(),
+            self.score.bias.to(x.dtype) + kernel @ offset,
+            padding=dilation,
+            output_padding=[side - (2 * small - 1) for side, small in zip(size, x.shape[2:], strict=True)],
+            dilation=dilation,
+        )
+        return self._mean(scores, images)
+
+    def _mean(self, scores: Tensor, images: Tensor) -> Tensor:
+        # (N, side^2, D, h, w) to (N, D, H, W).
+        weights = scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+        weights = F.pixel_shuffle(weights.transpose(1, 2), self.side)[:, :, 0]
+        if self.side > 1:
+            images = F.pixel_shuffle(images, self.side)
+        slices = {"i": images.shape[1] - (not self.with_reference), "m": len(self.motions), "e": len(self.gains)}
+        weights = weights.unflatten(1, [slices[axis] for axis in self.order])
+        axes = [1 + self.order.index(axis) for axis in "ime"]
+        weights = weights.permute(0, *axes, 4, 5)  # (N, n, M, E, H, W)
+        others = images[:, 1:]
+        total = torch.zeros_like(images[:, 0])
+        if self.with_reference:
+            total = images[:, 0] * weights[:, 0].sum((1, 2)).unsqueeze(1)
+            weights = weights[:, 1:]
+        gains = torch.tensor(self.gains, dtype=weights.dtype, device=weights.device).view(-1, 1, 1)
+        scaled = (weights * gains).sum(3)
+        reach = max(max(abs(dy), abs(dx)) for dy, dx in self.motions)
+        height, width = images.shape[-2:]
+        wide = F.pad(others.flatten(0, 1), [reach] * 4, "replicate").unflatten(0, others.shape[:2])
+        for k, (dy, dx) in enumerate(self.motions):
+            top, left = reach + dy, reach + dx
+            moved = wide[..., top : top + height, left : left + width]
+            total = total + (moved * scaled[:, :, k].unsqueeze(2)).sum(1)
+        return total
+
+
+def _last_layer(hourglass: Hourglass3d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weight and bias."""
+    layer = hourglass.up[-1]
+    assert isinstance(layer, nn.ConvTranspose3d)
+    assert layer.bias is not None
+    return layer.weight.to(dtype), layer.bias.to(dtype)
 
 
 def _shrunk_sides(sides: int | tuple[int, int] | None, side: int) -> tuple[int, int] | None:
@@ -376,7 +450,8 @@ class EMVNet(nn.Module):
         of_volume = 3 * config.features + (config.features if config.correlation == "product" else 1)
         inputs = [of_volume, *[config.filters] * (_HOURGLASSES - 1)]
         self.hourglasses = nn.ModuleList(Hourglass3d(size, config.filters, config.dilations) for size in inputs)
-        self.heads = nn.ModuleList(_Head(config) for _ in range(_HOURGLASSES))
+        head = _FramesHead if config.head == "frames" else _Head
+        self.heads = nn.ModuleList(head(config) for _ in range(_HOURGLASSES))
         for hourglass in self.hourglasses:
             for layer in hourglass.modules():
                 if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
@@ -450,7 +525,9 @@ class EMVNet(nn.Module):
             ValueError: fewer than two images, other channels, or a reference that does not exist.
         """
         images, saturation = self._prepared(images, reference)
-        pictures = self._aggregated(self._features(images), saturation, collapsed=collapsed)
+        flat = self._shrunk(images)
+        features = self._extracted(flat).unflatten(0, images.shape[:2])
+        pictures = self._aggregated(features, saturation, flat.unflatten(0, images.shape[:2]), collapsed=collapsed)
         return Pictures(*(self._finished(picture, images) for picture in pictures))
 
     def _prepared(self, images: Tensor, reference: Reference) -> tuple[Tensor, Tensor | None]:
@@ -497,17 +574,12 @@ class EMVNet(nn.Module):
         result: Tensor = self.extractor(self.entry(flat.contiguous(memory_format=torch.channels_last)))
         return result
 
-    def _features(self, images: Tensor) -> Tensor:
-        """(N, n, features, h, w)."""
-        features: Tensor = self._extracted(self._shrunk(images)).unflatten(0, images.shape[:2])
-        return features
-
     @property
-    def _layers(self) -> list[tuple[Hourglass3d, _Head]]:
+    def _layers(self) -> list[tuple[Hourglass3d, _Head | _FramesHead]]:
         return [
             (hourglass, head)
             for hourglass, head in zip(self.hourglasses, self.heads, strict=True)
-            if isinstance(hourglass, Hourglass3d) and isinstance(head, _Head)
+            if isinstance(hourglass, Hourglass3d) and isinstance(head, _Head | _FramesHead)
         ]
 
     def _size(self, features: Tensor) -> tuple[int, int, int]:
@@ -548,9 +620,15 @@ class EMVNet(nn.Module):
         return after.first(before.last(x, size))
 
     def _aggregated(
-        self, features: Tensor, saturation: Tensor | None, *, collapsed: bool, last: bool = False
+        self,
+        features: Tensor,
+        saturation: Tensor | None,
+        images: Tensor,
+        *,
+        collapsed: bool,
+        last: bool = False,
     ) -> list[Tensor]:
-        """The pictures of features, the last one alone if wanted."""
+        """The pictures of features and of the images as these have them, the last one alone if wanted."""
         size = self._size(features)
         x = self._matched(features, saturation)
         pictures: list[Tensor] = []
@@ -559,33 +637,35 @@ class EMVNet(nn.Module):
             final = k == _HOURGLASSES - 1
             if collapsed:
                 if final or not last:
-                    pictures.append(head.of_inner(hourglass, x, size))
+                    pictures.append(head.of_inner(hourglass, x, size, images))
                 if not final:
                     x = self._next(k, x, size)
             else:
                 whole = hourglass.last(x, size)
                 if final or not last:
-                    pictures.append(head(whole))
+                    pictures.append(head(whole, images))
                 if not final:
                     x = self._layers[k + 1][0].first(whole)
         return pictures[::-1]
 
-    def _picture(self, features: Tensor, saturation: Tensor | None, piece: tuple[int, int] | None) -> Tensor:
+    def _picture(
+        self, features: Tensor, saturation: Tensor | None, images: Tensor, piece: tuple[int, int] | None
+    ) -> Tensor:
         """The last picture. The layers on the grid of the volume and on half of it are computed piece by piece: what
         is kept of the whole lies on a quarter of the grid."""
         if piece is None or len(self.config.dilations) < 2:
-            return self._aggregated(features, saturation, collapsed=True, last=True)[0]
+            return self._aggregated(features, saturation, images, collapsed=True, last=True)[0]
         layers, outer = self._layers, self.config.dilations[0]
         inner = 2 * self.config.dilations[1]
         depth, *sides = self._size(features)
-        taps = self.config.head_taps // 2
+        farthest = int(self._motions.abs().max())
+        beside, taps = (farthest if self.config.head == "frames" else 0), self.config.head_taps // 2
         scale = self.config.shrink * self.config.grow
 
         def matched(place: _Place) -> Tensor:
             masked = None if saturation is None else saturation[(..., *place)]
             return layers[0][0].second(self._matched(features[(..., *place)], masked))
 
-        farthest = int(self._motions.abs().max())
         x = _in_pieces(matched, sides, piece, farthest + outer + inner, 1, _QUARTER)
         for k, (hourglass, head) in enumerate(layers):
             final = k == _HOURGLASSES - 1
@@ -593,16 +673,20 @@ class EMVNet(nn.Module):
             del x
 
             def following(
-                place: _Place, k: int = k, core: Tensor = core, hourglass: Hourglass3d = hourglass, head: _Head = head
+                place: _Place,
+                k: int = k,
+                core: Tensor = core,
+                hourglass: Hourglass3d = hourglass,
+                head: _Head | _FramesHead = head,
             ) -> Tensor:
                 quarter = tuple(slice(side.start // _QUARTER, -(-side.stop // _QUARTER)) for side in place)
                 size = (depth, *(side.stop - side.start for side in place))
                 half = hourglass.widened(core[(..., *quarter)], [-(-side // 2) for side in size])
                 if k == _HOURGLASSES - 1:
-                    return head.of_inner(hourglass, half, size)
+                    return head.of_inner(hourglass, half, size, images[(..., *place)])
                 return layers[k + 1][0].second(self._next(k, half, size))
 
-            reach = inner + outer + (taps if final else outer + inner)
+            reach = max(inner + outer + taps, beside) if final else 2 * (inner + outer)
             x = _in_pieces(following, sides, piece, reach, *((scale, 1) if final else (1, _QUARTER)))
             del core, following
         return x
@@ -644,18 +728,20 @@ class EMVNet(nn.Module):
         images, saturation = self._prepared(images.to(self.entry.weight.dtype), reference)
         side = self.config.shrink
         small, part = (_shrunk_sides(sides, side) for sides in (tile, piece))
-        if small is None:
-            picture = self._picture(self._features(images), saturation, part)
-            return self._finished(picture, images).to(dtype)
         flat = self._shrunk(images)
+        if small is None:
+            features = self._extracted(flat).unflatten(0, images.shape[:2])
+            picture = self._picture(features, saturation, flat.unflatten(0, images.shape[:2]), part)
+            return self._finished(picture, images).to(dtype)
         features = flat.new_empty(len(flat), self.config.features, *flat.shape[-2:])
         tiled(self._extracted, [flat], features, tile=small, halo=self.feature_radius)
-        parts = [features.unflatten(0, images.shape[:2])] + ([] if saturation is None else [saturation])
+        parts = [part_of.unflatten(0, images.shape[:2]) for part_of in (features, flat)]
+        parts += [] if saturation is None else [saturation]
         scale = side * self.config.grow
         out = images.new_empty(len(images), self.config.outputs, *(scale * s for s in flat.shape[-2:]))
 
-        def picture_of(features: Tensor, saturation: Tensor | None = None) -> Tensor:
-            return self._picture(features, saturation, part)
+        def picture_of(features: Tensor, flat: Tensor, saturation: Tensor | None = None) -> Tensor:
+            return self._picture(features, saturation, flat, part)
 
         tiled(picture_of, parts, out, tile=small, halo=self.radius, step=self.step, scale=scale)
         return self._finished(out, images).to(dtype)
