@@ -7,6 +7,7 @@ generators of NumPy that the caller passes, never from a global state.
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
 from hdrops.data.fusion import FusionTriplets, classify_exposures
 from hdrops.data.jpeg import jpeg_round_trip
+from hdrops.data.moving import KalantariScenes, NTIREScenes
 from hdrops.data.responses import (
     RESPONSE_FAMILIES,
     EmpiricalResponses,
@@ -32,7 +33,9 @@ __all__ = [
     "Camera",
     "EmpiricalResponses",
     "FusionTriplets",
+    "KalantariScenes",
     "LinearPhotograph",
+    "NTIREScenes",
     "Panorama",
     "Response",
     "Sample",

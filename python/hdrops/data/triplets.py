@@ -172,15 +172,15 @@ def _sample(parts: Sequence[Tensor], tables: tuple[Tensor, Tensor] | None, fract
     return sample
 
 
-def _report(skipped: Mapping[str, str], usable: int, what: str) -> None:
-    """Warn of what was left out; raise if nothing remains."""
+def _report(skipped: Mapping[str, str], usable: int, what: str, depth: int = 3) -> None:
+    """Warn of what was left out, in the name of the caller at this depth; raise if nothing remains."""
     named = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:_MOST_NAMED])
     if len(skipped) > _MOST_NAMED:
         named += f"; and {len(skipped) - _MOST_NAMED} more"
     if not usable:
         raise InputError(f"no {what} can be used: {named or 'none was found'}")
     if skipped:
-        warnings.warn(f"left out {len(skipped)} of {len(skipped) + usable}: {named}", stacklevel=3)
+        warnings.warn(f"left out {len(skipped)} of {len(skipped) + usable}: {named}", stacklevel=depth)
 
 
 def _check_length(samples_per_epoch: int | None, default: int) -> int:
