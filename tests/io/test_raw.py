@@ -1,6 +1,7 @@
 import contextlib
 import datetime
 import pathlib
+import struct
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import raw_files
 import torch
 
 from hdrops.io import Exposure, InputError, read_bayer, read_bracket, read_image, read_raw
+from hdrops.io import raw as raw_module
 
 pytest.importorskip("rawpy", reason="rawpy is not installed")
 
@@ -221,3 +223,35 @@ def test_missing_reader_names_the_fix(tmp_path):
 def test_missing_file():
     for call in (read_raw, read_bayer):
         refused(call, pathlib.Path("none.dng"), "No such file")
+
+
+@pytest.mark.parametrize(
+    ("stated", "planes"),
+    [
+        ((1e-4, 2e-7), [(1e-4, 2e-7)] * 4),
+        ((1e-4, 1e-7, 2e-4, 2e-7, 3e-4, 3e-7), [(1e-4, 1e-7), (2e-4, 2e-7), (2e-4, 2e-7), (3e-4, 3e-7)]),
+        ((1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0), [(1.0, 2.0), (3.0, 4.0), (5.0, 6.0), (7.0, 8.0)]),
+        (None, None),
+        ((1e-4, 2e-7, 1e-4, 2e-7), None),  # two profiles are those of no sensor
+        ((1e-4, -2e-7), None),
+        ((float("nan"), 0.0), None),
+    ],
+)
+def test_noise_profile(tmp_path, stated, planes):
+    profile = read_bayer(written(tmp_path, raw_files.dng(codes(), noise=stated))).noise_profile
+    assert profile == (None if planes is None else tuple(planes))
+
+
+def test_noise_profile_of_a_directory_below(tmp_path):
+    """It stands where the sensor's picture does, which may be below a preview; in big-endian files too."""
+    plain = raw_files.dng(codes())
+    for order, mark in (("<", b"II*\0"), (">", b"MM\0*")):
+        profile = struct.pack(order + "2d", 1e-4, 2e-7)
+        below = struct.pack(order + "HHHII", 1, 51041, 12, 2, 8) + bytes(4)
+        top = struct.pack(order + "HHHII", 1, 330, 4, 1, 24) + bytes(4)
+        path = written(tmp_path, mark + struct.pack(order + "I", 24 + len(below)) + profile + below + top)
+        assert raw_module._noise_profile(path) == ((1e-4, 2e-7),) * 4
+    # Directories that lead to each other, and to nowhere.
+    endless = b"II*\0" + struct.pack("<I", 8) + struct.pack("<HHHII", 1, 330, 4, 1, 8)
+    assert raw_module._noise_profile(written(tmp_path, endless)) is None
+    assert raw_module._noise_profile(written(tmp_path, plain[:200])) is None

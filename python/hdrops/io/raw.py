@@ -7,6 +7,7 @@ import datetime
 import math
 import os
 import pathlib
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,11 @@ _ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}  # EXIF's, by LibRaw's
 _CAMERA_COLOURS = 0
 _LARGEST_CODE = 65535
 _COLOURS = "RGBG"
+_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_SUB_DIRECTORIES, _NOISE_PROFILE = 330, 51041  # tags
+_LONG, _DOUBLE = 4, 12  # types
+_MOST_DIRECTORIES = 16
+_PLANES_BY_PROFILES = {1: (0, 0, 0, 0), 3: (0, 1, 1, 2), 4: (0, 1, 2, 3)}  # which profile a plane has
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Bayer:
         exposure: time, aperture and sensitivity.
         metadata: camera, lens, time and place.
         orientation: EXIF orientation, 1 to 8, of the planes.
+        noise_profile: (S, O) of the four planes, from a DNG that states it; or None. The variance of a value x is S x +
+            O, where black is 0 and the white level 1.
     """
 
     pixels: torch.Tensor
@@ -54,6 +62,7 @@ class Bayer:
     exposure: Exposure
     metadata: Metadata
     orientation: int
+    noise_profile: tuple[tuple[float, float], ...] | None
 
 
 def read_raw(path: str | os.PathLike[str], *, white_balance: bool = True, max_pixels: int = 2**28) -> Photograph:
@@ -141,6 +150,7 @@ def read_bayer(path: str | os.PathLike[str], *, max_pixels: int = 2**28) -> Baye
             exposure=exposure,
             metadata=metadata,
             orientation=_ORIENTATIONS.get(raw.sizes.flip, 1),
+            noise_profile=_noise_profile(file),
         )
 
 
@@ -220,3 +230,34 @@ def _exif(file: pathlib.Path) -> tuple[Exposure, Metadata]:
         return exposure_of(spec), metadata_of(spec)
     finally:
         source.close()
+
+
+def _noise_profile(file: pathlib.Path) -> tuple[tuple[float, float], ...] | None:
+    """That of a DNG, for the planes R, Gr, Gb, B: LibRaw does not tell it."""
+    with open(file, "rb") as stream:
+        order = _TIFF_ORDERS.get(stream.read(4))
+        if order is None:
+            return None
+
+        def read(form: str, place: int | None = None) -> tuple[Any, ...]:
+            if place is not None:
+                stream.seek(place)
+            return struct.unpack(order + form, stream.read(struct.calcsize(order + form)))
+
+        # Of a damaged file whatever can be read is looked at.
+        with contextlib.suppress(struct.error, OSError):
+            waiting = [read("I")[0]]
+            for _ in range(_MOST_DIRECTORIES):
+                if not waiting:
+                    break
+                place = waiting.pop(0)
+                for k in range(read("H", place)[0]):
+                    tag, kind, count, value = read("HHII", place + 2 + 12 * k)
+                    if tag == _SUB_DIRECTORIES and kind == _LONG and count <= _MOST_DIRECTORIES:
+                        waiting += [value] if count == 1 else read(f"{count}I", value)
+                    elif tag == _NOISE_PROFILE and kind == _DOUBLE and count % 2 == 0:
+                        profiles = _PLANES_BY_PROFILES.get(count // 2)
+                        values = read(f"{count}d", value) if profiles else ()
+                        if profiles and all(0 <= v < math.inf for v in values):
+                            return tuple((values[2 * p], values[2 * p + 1]) for p in profiles)
+    return None
