@@ -6,8 +6,10 @@ generators of NumPy that the caller passes, never from a global state.
 
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
 from hdrops.data.fusion import FusionTriplets, classify_exposures
+from hdrops.data.hdrplus import HDRPlusBursts
 from hdrops.data.jpeg import jpeg_round_trip
 from hdrops.data.moving import KalantariScenes, NTIREScenes
+from hdrops.data.raw_pairs import NoiseProfile, RawPairs, draw_noise_profile, raw_pair
 from hdrops.data.responses import (
     RESPONSE_FAMILIES,
     EmpiricalResponses,
@@ -33,10 +35,13 @@ __all__ = [
     "Camera",
     "EmpiricalResponses",
     "FusionTriplets",
+    "HDRPlusBursts",
     "KalantariScenes",
     "LinearPhotograph",
     "NTIREScenes",
+    "NoiseProfile",
     "Panorama",
+    "RawPairs",
     "Response",
     "Sample",
     "SyntheticTriplets",
@@ -45,6 +50,7 @@ __all__ = [
     "classify_exposures",
     "contrast_response",
     "draw_camera",
+    "draw_noise_profile",
     "draw_response",
     "expose",
     "find_scenes",
@@ -53,6 +59,7 @@ __all__ = [
     "log_response",
     "metered_time",
     "polynomial_response",
+    "raw_pair",
     "read_emor",
     "render_scene",
     "sample_bracket",

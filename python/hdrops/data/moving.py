@@ -7,8 +7,9 @@ All datasets of this kind give samples::
     reference    () int64: the number of the reference image, whose view the target has
     times        (n,) float32: exposure times relative to that of the reference
 
-Images are RGB codes, or raw: linear, packed R, Gr, Gb, B, where black is 0 and the white level 1. The target has the
-size of the images, and T = C.
+Images are RGB codes, C = 3, or raw: C = 4, linear, packed R, Gr, Gb, B, where black is 0 and the white level 1. Targets
+are of the images' size and channels, but for the finished pictures of :class:`hdrops.data.HDRPlusBursts`: three
+channels in [0, 1], coded, twice as high and wide as packed images.
 
 An item is asked for by ``index`` or ``(epoch, index)``. It depends on the seed, the epoch and the index alone: not on
 the order of access, the number of worker processes or of threads, nor on any global state of randomness.
