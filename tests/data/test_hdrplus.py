@@ -104,7 +104,7 @@ def test_merged_frame_is_the_target(tmp_path, pattern, size):
         assert 2 <= ratio <= 16
 
 
-@pytest.mark.parametrize(("pattern", "orientation"), zip(PATTERNS, (1, 3, 6, 8), strict=True))
+@pytest.mark.parametrize(("pattern", "orientation"), list(zip(PATTERNS, (1, 3, 6, 8), strict=True)))
 def test_finished_picture_is_the_target(tmp_path, pattern, orientation):
     view = burst(tmp_path, pattern=pattern, orientation=orientation)
     row, column = divmod(pattern.index("R"), 2)

@@ -250,8 +250,26 @@ def test_noise_profile_of_a_directory_below(tmp_path):
         below = struct.pack(order + "HHHII", 1, 51041, 12, 2, 8) + bytes(4)
         top = struct.pack(order + "HHHII", 1, 330, 4, 1, 24) + bytes(4)
         path = written(tmp_path, mark + struct.pack(order + "I", 24 + len(below)) + profile + below + top)
-        assert raw_module._noise_profile(path) == ((1e-4, 2e-7),) * 4
+        assert raw_module._dng_tags(path) == {51041: (1e-4, 2e-7)}
     # Directories that lead to each other, and to nowhere.
     endless = b"II*\0" + struct.pack("<I", 8) + struct.pack("<HHHII", 1, 330, 4, 1, 8)
-    assert raw_module._noise_profile(written(tmp_path, endless)) is None
-    assert raw_module._noise_profile(written(tmp_path, plain[:200])) is None
+    assert raw_module._dng_tags(written(tmp_path, endless)) == {}
+    doubtful = b"II*\0" + struct.pack("<I", 24) + struct.pack("<2d", float("inf"), float("nan"))
+    doubtful += struct.pack("<HHHII", 1, 330, 12, 2, 8) + bytes(4)
+    assert raw_module._dng_tags(written(tmp_path, doubtful)) == {}
+    assert raw_module._dng_tags(written(tmp_path, plain[:200])) == {}
+    assert raw_module._dng_tags(written(tmp_path, b"FUJIFILM")) == {}
+
+
+@pytest.mark.parametrize("pattern", ["RGGB", "GBRG"])
+def test_fractions_of_black_levels(tmp_path, pattern):
+    """LibRaw cuts them off, which shows once a dark frame is brightened."""
+    quarters = (255, 254, 253, 252)
+    black = 5, [(quarter, 4) for quarter in quarters]
+    content = raw_files.dng(codes(), pattern=pattern, changed={50714: black})
+    cells = dict(zip(["RGGB", "GBRG"], [(0, 1, 2, 3), (2, 3, 0, 1)], strict=True))[pattern]
+    assert read_bayer(written(tmp_path, content)).black_level == tuple(quarters[k] / 4 for k in cells)
+    # A fraction that is none says nothing.
+    content = raw_files.dng(codes(), changed={50714: (5, [(64, 1), (64, 0), (64, 1), (64, 1)])})
+    levels = read_bayer(written(tmp_path, content)).black_level
+    assert all(level == level for level in levels)
