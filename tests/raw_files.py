@@ -4,8 +4,8 @@ import struct
 
 import numpy as np
 
-_BYTE, _ASCII, _SHORT, _LONG, _RATIONAL, _SRATIONAL = 1, 2, 3, 4, 5, 10
-_FORMATS = {_BYTE: "B", _SHORT: "H", _LONG: "I"}
+_BYTE, _ASCII, _SHORT, _LONG, _RATIONAL, _SRATIONAL, _DOUBLE = 1, 2, 3, 4, 5, 10, 12
+_FORMATS = {_BYTE: "B", _SHORT: "H", _LONG: "I", _DOUBLE: "d"}
 COLOURS = {"R": 0, "G": 1, "B": 2}
 
 
@@ -43,9 +43,11 @@ def dng(
     neutral=(0.5, 1.0, 0.8),
     orientation=1,
     time=(1, 250),
+    noise=None,
     changed=None,
 ):
-    """The bytes of a DNG of (H, W) uint16 codes; ``changed`` replaces entries of its directory, None removes one."""
+    """The bytes of a DNG of (H, W) uint16 codes; ``noise`` is its profile, S and O of every plane or of all;
+    ``changed`` replaces entries of its directory, None removes one."""
     height, width = codes.shape
     exif = {
         33434: (_RATIONAL, [time]),
@@ -87,6 +89,8 @@ def dng(
         50728: (_RATIONAL, [(round(v * 10000), 10000) for v in neutral]),
         50778: (_SHORT, [21]),
     }
+    if noise is not None:
+        entries[51041] = (_DOUBLE, list(noise))
     entries = {tag: entry for tag, entry in {**entries, **(changed or {})}.items() if entry is not None}
     entries[273] = (_LONG, [start + len(_directory(entries, start))])
     return b"II*\0" + struct.pack("<I", start) + exif_bytes + _directory(entries, start) + pixels

@@ -69,7 +69,7 @@ def _hdr(folder: pathlib.Path) -> None:
 
 def _raw(folder: pathlib.Path) -> None:
     sensor = np.random.default_rng(0).integers(64, 4096, (24, 30)).astype(np.uint16)
-    (folder / "a.dng").write_bytes(raw_files.dng(sensor))
+    (folder / "a.dng").write_bytes(raw_files.dng(sensor, noise=(1e-4, 1e-6) * 3))
     (folder / "b.dng").write_bytes(raw_files.dng(sensor, pattern="GBRG", orientation=8, changed={50728: None}))
 
 

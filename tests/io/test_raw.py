@@ -1,6 +1,7 @@
 import contextlib
 import datetime
 import pathlib
+import struct
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import raw_files
 import torch
 
 from hdrops.io import Exposure, InputError, read_bayer, read_bracket, read_image, read_raw
+from hdrops.io import raw as raw_module
 
 pytest.importorskip("rawpy", reason="rawpy is not installed")
 
@@ -221,3 +223,53 @@ def test_missing_reader_names_the_fix(tmp_path):
 def test_missing_file():
     for call in (read_raw, read_bayer):
         refused(call, pathlib.Path("none.dng"), "No such file")
+
+
+@pytest.mark.parametrize(
+    ("stated", "planes"),
+    [
+        ((1e-4, 2e-7), [(1e-4, 2e-7)] * 4),
+        ((1e-4, 1e-7, 2e-4, 2e-7, 3e-4, 3e-7), [(1e-4, 1e-7), (2e-4, 2e-7), (2e-4, 2e-7), (3e-4, 3e-7)]),
+        ((1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0), [(1.0, 2.0), (3.0, 4.0), (5.0, 6.0), (7.0, 8.0)]),
+        (None, None),
+        ((1e-4, 2e-7, 1e-4, 2e-7), None),  # two profiles are those of no sensor
+        ((1e-4, -2e-7), None),
+        ((float("nan"), 0.0), None),
+    ],
+)
+def test_noise_profile(tmp_path, stated, planes):
+    profile = read_bayer(written(tmp_path, raw_files.dng(codes(), noise=stated))).noise_profile
+    assert profile == (None if planes is None else tuple(planes))
+
+
+def test_noise_profile_of_a_directory_below(tmp_path):
+    """It stands where the sensor's picture does, which may be below a preview; in big-endian files too."""
+    plain = raw_files.dng(codes())
+    for order, mark in (("<", b"II*\0"), (">", b"MM\0*")):
+        profile = struct.pack(order + "2d", 1e-4, 2e-7)
+        below = struct.pack(order + "HHHII", 1, 51041, 12, 2, 8) + bytes(4)
+        top = struct.pack(order + "HHHII", 1, 330, 4, 1, 24) + bytes(4)
+        path = written(tmp_path, mark + struct.pack(order + "I", 24 + len(below)) + profile + below + top)
+        assert raw_module._dng_tags(path) == {51041: (1e-4, 2e-7)}
+    # Directories that lead to each other, and to nowhere.
+    endless = b"II*\0" + struct.pack("<I", 8) + struct.pack("<HHHII", 1, 330, 4, 1, 8)
+    assert raw_module._dng_tags(written(tmp_path, endless)) == {}
+    doubtful = b"II*\0" + struct.pack("<I", 24) + struct.pack("<2d", float("inf"), float("nan"))
+    doubtful += struct.pack("<HHHII", 1, 330, 12, 2, 8) + bytes(4)
+    assert raw_module._dng_tags(written(tmp_path, doubtful)) == {}
+    assert raw_module._dng_tags(written(tmp_path, plain[:200])) == {}
+    assert raw_module._dng_tags(written(tmp_path, b"FUJIFILM")) == {}
+
+
+@pytest.mark.parametrize("pattern", ["RGGB", "GBRG"])
+def test_fractions_of_black_levels(tmp_path, pattern):
+    """LibRaw cuts them off, which shows once a dark frame is brightened."""
+    quarters = (255, 254, 253, 252)
+    black = 5, [(quarter, 4) for quarter in quarters]
+    content = raw_files.dng(codes(), pattern=pattern, changed={50714: black})
+    cells = dict(zip(["RGGB", "GBRG"], [(0, 1, 2, 3), (2, 3, 0, 1)], strict=True))[pattern]
+    assert read_bayer(written(tmp_path, content)).black_level == tuple(quarters[k] / 4 for k in cells)
+    # A fraction that is none says nothing.
+    content = raw_files.dng(codes(), changed={50714: (5, [(64, 1), (64, 0), (64, 1), (64, 1)])})
+    levels = read_bayer(written(tmp_path, content)).black_level
+    assert all(level == level for level in levels)

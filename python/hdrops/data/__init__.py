@@ -7,7 +7,10 @@ generators of NumPy that the caller passes, never from a global state.
 from hdrops.data.camera import Camera, LinearPhotograph, Panorama, draw_camera, metered_time
 from hdrops.data.dynamic import DynamicScenes
 from hdrops.data.fusion import FusionTriplets, classify_exposures
+from hdrops.data.hdrplus import HDRPlusBursts
 from hdrops.data.jpeg import jpeg_round_trip
+from hdrops.data.moving import KalantariScenes, NTIREScenes
+from hdrops.data.raw_pairs import NoiseProfile, RawPairs, draw_noise_profile, raw_pair
 from hdrops.data.responses import (
     RESPONSE_FAMILIES,
     EmpiricalResponses,
@@ -34,8 +37,13 @@ __all__ = [
     "DynamicScenes",
     "EmpiricalResponses",
     "FusionTriplets",
+    "HDRPlusBursts",
+    "KalantariScenes",
     "LinearPhotograph",
+    "NTIREScenes",
+    "NoiseProfile",
     "Panorama",
+    "RawPairs",
     "Response",
     "Sample",
     "SyntheticTriplets",
@@ -44,6 +52,7 @@ __all__ = [
     "classify_exposures",
     "contrast_response",
     "draw_camera",
+    "draw_noise_profile",
     "draw_response",
     "expose",
     "find_scenes",
@@ -52,6 +61,7 @@ __all__ = [
     "log_response",
     "metered_time",
     "polynomial_response",
+    "raw_pair",
     "read_emor",
     "render_scene",
     "sample_bracket",

@@ -172,15 +172,15 @@ def _sample(parts: Sequence[Tensor], tables: tuple[Tensor, Tensor] | None, fract
     return sample
 
 
-def _report(skipped: Mapping[str, str], usable: int, what: str) -> None:
-    """Warn of what was left out; raise if nothing remains."""
+def _report(skipped: Mapping[str, str], usable: int, what: str, depth: int = 3) -> None:
+    """Warn of what was left out, in the name of the caller at this depth; raise if nothing remains."""
     named = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:_MOST_NAMED])
     if len(skipped) > _MOST_NAMED:
         named += f"; and {len(skipped) - _MOST_NAMED} more"
     if not usable:
         raise InputError(f"no {what} can be used: {named or 'none was found'}")
     if skipped:
-        warnings.warn(f"left out {len(skipped)} of {len(skipped) + usable}: {named}", stacklevel=3)
+        warnings.warn(f"left out {len(skipped)} of {len(skipped) + usable}: {named}", stacklevel=depth)
 
 
 def _check_length(samples_per_epoch: int | None, default: int) -> int:
@@ -447,51 +447,22 @@ class SyntheticTriplets(Dataset[Sample]):
         if len(frame) != 2 or min(frame) < 1:
             raise ValueError(f"frame must be (height, width), both at least 1, got {frame}")
         self._frame = operator.index(frame[0]), operator.index(frame[1])
-        if not 1 <= fov[0] <= fov[1] <= 170:
-            raise ValueError(f"fov must be a range within 1 to 170 degrees, got {fov}")
-        self._cut, self._seed, self._fov = _cut(patch, augment, rotate, seed), seed, fov
+        self._cut, self._seed = _cut(patch, augment, rotate, seed), seed
         if not self._cut.fits(*self._frame):
             raise ValueError(f"patch {patch} must fit into the frame {tuple(frame)}")
         self._length, self._maps = _check_length(samples_per_epoch, 1), maps
-        self._panorama, self._camera = panorama, camera
-        self._sources: list[pathlib.Path | Panorama | LinearPhotograph] = []
-        self.scenes: list[str] = []
-        skipped: dict[str, str] = {}
-        for name, source in _linear_sources(images):
-            try:
-                scene = self._open(source if isinstance(source, Tensor) else read_image(source).pixels)
-            except (InputError, ValueError, TypeError) as error:
-                skipped[name] = str(error)
-                continue
-            self.scenes.append(name)
-            if isinstance(source, pathlib.Path) and scene.nbytes > cache_bytes:
-                self._sources.append(source)
-            else:
-                cache_bytes -= scene.nbytes
-                self._sources.append(scene)
-        _report(skipped, len(self.scenes), "HDR image")
-
-    def _open(self, image: Tensor) -> Panorama | LinearPhotograph:
-        height, width = image.shape[-2:]
-        if self._panorama if self._panorama is not None else width == 2 * height:
-            return Panorama(image, narrowest=(self._fov[0], self._frame[1]))
-        photograph = LinearPhotograph(image)
-        photograph.largest_scale(*self._frame)  # raises where it is too small
-        return photograph
+        self._camera = camera
+        self._lights = LinearScenes(images, panorama, fov, self._frame, cache_bytes)
+        self.scenes = self._lights.names
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, item: int | tuple[int, int]) -> Sample:
         epoch, index = _key(item, self._length)
-        source = self._sources[index % len(self._sources)]
         with _one_thread():
-            scene = self._open(_pixels_again(source)) if isinstance(source, pathlib.Path) else source
             generator = _generator(self._seed, epoch, index)
-            if isinstance(scene, Panorama):
-                radiance = scene.draw(generator, *self._frame, fov=self._fov)
-            else:
-                radiance = scene.draw(generator, *self._frame)
+            radiance = self._lights.draw(index, generator, *self._frame)
             camera = self._camera(generator)
             distance = generator.uniform(*self._distance)
             fraction = self._places[int(np.searchsorted(self._weights, generator.random(), "right"))]
@@ -501,6 +472,68 @@ class SyntheticTriplets(Dataset[Sample]):
             dark, target, bright = camera.expose(radiance, [time * 2**ev for ev in stops], noise)
             tables = None if self._maps is None else _tables(dark, bright, fraction, self._maps)
             return _sample(self._cut((dark, target, bright), generator), tables, fraction)
+
+
+class LinearScenes:
+    """HDR images of which views are drawn: what datasets of synthesis have in common.
+
+    Args:
+        images: HDR files, folders of .hdr and .exr files at any depth, or linear tensors (3, H, W); one or several.
+        panorama: whether the images are equirectangular panoramas; by default those twice as wide as high.
+        fov: range of the field of view in panoramas, in degrees.
+        size: (height, width) of the finest views.
+        cache_bytes: of radiance to keep in memory; other files are read again at every access.
+
+    Attributes:
+        names: of the images that are used; those that cannot be are named in a warning.
+
+    Raises:
+        ValueError: no usable image, and why; a field of view out of range.
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike[str] | Tensor | Iterable[str | os.PathLike[str] | Tensor],
+        panorama: bool | None,
+        fov: tuple[float, float],
+        size: tuple[int, int],
+        cache_bytes: int,
+    ) -> None:
+        if not 1 <= fov[0] <= fov[1] <= 170:
+            raise ValueError(f"fov must be a range within 1 to 170 degrees, got {fov}")
+        self._panorama, self._fov, self._size = panorama, fov, size
+        self._sources: list[pathlib.Path | Panorama | LinearPhotograph] = []
+        self.names: list[str] = []
+        skipped: dict[str, str] = {}
+        for name, source in _linear_sources(images):
+            try:
+                scene = self._open(source if isinstance(source, Tensor) else read_image(source).pixels)
+            except (InputError, ValueError, TypeError) as error:
+                skipped[name] = str(error)
+                continue
+            self.names.append(name)
+            if isinstance(source, pathlib.Path) and scene.nbytes > cache_bytes:
+                self._sources.append(source)
+            else:
+                cache_bytes -= scene.nbytes
+                self._sources.append(scene)
+        _report(skipped, len(self.names), "HDR image", depth=4)
+
+    def _open(self, image: Tensor) -> Panorama | LinearPhotograph:
+        height, width = image.shape[-2:]
+        if self._panorama if self._panorama is not None else width == 2 * height:
+            return Panorama(image, narrowest=(self._fov[0], self._size[1]))
+        photograph = LinearPhotograph(image)
+        photograph.largest_scale(*self._size)  # raises where it is too small
+        return photograph
+
+    def draw(self, number: int, generator: np.random.Generator, height: int, width: int) -> Tensor:
+        """A view of image ``number`` modulo their number, radiance (3, height, width)."""
+        source = self._sources[number % len(self._sources)]
+        scene = self._open(_pixels_again(source)) if isinstance(source, pathlib.Path) else source
+        if isinstance(scene, Panorama):
+            return scene.draw(generator, height, width, fov=self._fov)
+        return scene.draw(generator, height, width)
 
 
 def _linear_sources(

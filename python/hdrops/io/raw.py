@@ -7,6 +7,7 @@ import datetime
 import math
 import os
 import pathlib
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,12 @@ _ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}  # EXIF's, by LibRaw's
 _CAMERA_COLOURS = 0
 _LARGEST_CODE = 65535
 _COLOURS = "RGBG"
+_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_SUB_DIRECTORIES, _BLACK_REPEATS, _BLACK, _NOISE_PROFILE = 330, 50713, 50714, 51041  # tags
+_RATIONAL = 5
+_TYPES = {3: "H", 4: "I", _RATIONAL: "II", 12: "d"}
+_MOST_VALUES = 16  # of a tag that is looked at; and directories
+_PLANES_BY_PROFILES = {1: (0, 0, 0, 0), 3: (0, 1, 1, 2), 4: (0, 1, 2, 3)}  # which profile a plane has
 
 
 @dataclass(frozen=True)
@@ -36,13 +43,15 @@ class Bayer:
         pixels: (4, H/2, W/2), contiguous, uint16: the planes R, Gr, Gb, B, where Gr is the green in the rows of
             red. Nothing is subtracted, scaled or turned. Of an odd number of rows or columns the last is dropped.
         pattern: the colours of a 2 x 2 cell of the sensor, row by row: "RGGB", "BGGR", "GRBG" or "GBRG".
-        black_level: of the four planes, in codes: no light.
+        black_level: of the four planes, in codes: no light; with the fraction that a DNG states.
         white_level: in codes: the sensor is saturated.
         white_balance: factors of R, G and B that make a neutral object grey, as shot, G's is 1; or None.
         path: the file.
         exposure: time, aperture and sensitivity.
         metadata: camera, lens, time and place.
         orientation: EXIF orientation, 1 to 8, of the planes.
+        noise_profile: (S, O) of the four planes, from a DNG that states it; or None. The variance of a value x is S x +
+            O, where black is 0 and the white level 1.
     """
 
     pixels: torch.Tensor
@@ -54,6 +63,7 @@ class Bayer:
     exposure: Exposure
     metadata: Metadata
     orientation: int
+    noise_profile: tuple[tuple[float, float], ...] | None
 
 
 def read_raw(path: str | os.PathLike[str], *, white_balance: bool = True, max_pixels: int = 2**28) -> Photograph:
@@ -126,7 +136,13 @@ def read_bayer(path: str | os.PathLike[str], *, max_pixels: int = 2**28) -> Baye
         row, column = red
         places = [red, (row, 1 - column), (1 - row, column), (1 - row, 1 - column)]
         planes = np.stack([codes[y : y + 2 * height : 2, x : x + 2 * width : 2][:height, :width] for y, x in places])
+        tags = _dng_tags(file)
         levels = [float(raw.black_level_per_channel[cell[2 * y + x]]) for y, x in places]
+        stated = tags.get(_BLACK, ())
+        if tags.get(_BLACK_REPEATS) == (2, 2) and len(stated) == 4:
+            # LibRaw cuts fractions off.
+            exact = [stated[2 * y + x] for y, x in places]
+            levels = [e if abs(e - level) < 1 else level for e, level in zip(exact, levels, strict=True)]
         gains = [float(gain) for gain in raw.camera_whitebalance[:3]]
         exposure, metadata = _described(file, raw)
         return Bayer(
@@ -141,6 +157,7 @@ def read_bayer(path: str | os.PathLike[str], *, max_pixels: int = 2**28) -> Baye
             exposure=exposure,
             metadata=metadata,
             orientation=_ORIENTATIONS.get(raw.sizes.flip, 1),
+            noise_profile=_noise_profile(tags.get(_NOISE_PROFILE, ())),
         )
 
 
@@ -220,3 +237,45 @@ def _exif(file: pathlib.Path) -> tuple[Exposure, Metadata]:
         return exposure_of(spec), metadata_of(spec)
     finally:
         source.close()
+
+
+def _noise_profile(values: tuple[float, ...]) -> tuple[tuple[float, float], ...] | None:
+    """That of the planes R, Gr, Gb, B, from the tag of a DNG."""
+    profiles = _PLANES_BY_PROFILES.get(len(values) // 2)
+    if profiles is None or len(values) % 2 or not all(0 <= value < math.inf for value in values):
+        return None
+    return tuple((values[2 * k], values[2 * k + 1]) for k in profiles)
+
+
+def _dng_tags(file: pathlib.Path) -> dict[int, tuple[float, ...]]:
+    """Tags of a DNG that LibRaw does not tell, or not exactly; of other files and damaged ones what can be read."""
+    found: dict[int, tuple[float, ...]] = {}
+    with open(file, "rb") as stream, contextlib.suppress(struct.error, OSError):
+        order = _TIFF_ORDERS.get(stream.read(4))
+        if order is None:
+            return found
+
+        def read(form: str, place: int) -> tuple[Any, ...]:
+            stream.seek(place)
+            return struct.unpack(order + form, stream.read(struct.calcsize(order + form)))
+
+        waiting = list(read("I", 4))
+        for _ in range(_MOST_VALUES):
+            if not waiting:
+                break
+            directory = waiting.pop(0)
+            for entry in range(directory + 2, directory + 2 + 12 * read("H", directory)[0], 12):
+                tag, kind, count = read("HHI", entry)
+                wanted = tag in (_SUB_DIRECTORIES, _BLACK_REPEATS, _BLACK, _NOISE_PROFILE)
+                if not wanted or kind not in _TYPES or count > _MOST_VALUES:
+                    continue
+                form = _TYPES[kind] * count
+                inline = struct.calcsize(order + form) <= 4
+                values = read(form, entry + 8 if inline else read("I", entry + 8)[0])
+                if kind == _RATIONAL:
+                    values = tuple(a / b if b else math.nan for a, b in zip(values[::2], values[1::2], strict=True))
+                if tag == _SUB_DIRECTORIES:
+                    waiting += [value for value in values if isinstance(value, int)]
+                else:
+                    found.setdefault(tag, values)
+    return found
