@@ -21,6 +21,9 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # a zip archive of torch.save, a bare pickle
+# After the lower half of the length of its header a safetensors file has the upper one, and the header. That length may
+# begin as a pickle does, which in turn has no such bytes there.
+_HEADER = slice(4, 9), bytes(4) + b"{"
 _LARGEST_CONFIG = 1 << 20
 Config = TypeVar("Config")
 Model = TypeVar("Model", bound=nn.Module)
@@ -116,8 +119,9 @@ def find(source: Path) -> tuple[pathlib.Path, pathlib.Path]:
     if not weights.is_file():
         raise FileNotFoundError(f"{weights} does not exist; give a folder with {CONFIG} and {WEIGHTS}")
     with open(weights, "rb") as stream:
-        start = stream.read(4)
-    if weights.suffix in _PICKLES or start.startswith(_PICKLE_STARTS):
+        start = stream.read(9)
+    place, header = _HEADER
+    if weights.suffix in _PICKLES or (start.startswith(_PICKLE_STARTS) and start[place] != header):
         raise _is_pickle(weights)
     if weights.suffix != ".safetensors":
         raise ValueError(f"{weights} is no file of weights; give a .safetensors file or its folder")
