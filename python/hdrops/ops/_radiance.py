@@ -18,7 +18,7 @@ from hdrops.reference.lab import linear_light
 
 Coding = Literal["linear", "srgb"]
 
-_BLOCK = 2**20  # values of all exposures that are computed at once
+_BLOCK = 2**18  # values of all exposures that are computed at once
 
 
 def merge_radiance(
@@ -82,19 +82,32 @@ def merge_radiance(
     return radiance[0] if images.dim() == 4 else radiance
 
 
-def _merged(images: Tensor, times: Tensor, coding: Coding | float) -> Tensor:
-    """Radiance (C, H, W) of images (K, C, H, W) and times (K, 1, 1, 1)."""
-    values = (images.to(_arguments.compute_dtype(images)) / FULL_SCALE.get(images.dtype, 1.0)).clamp(0, 1)
+def _terms(values: Tensor, coding: Coding | float) -> tuple[Tensor, Tensor]:
+    """w(z) and ln f⁻¹(z) of values in [0, 1]."""
     if coding == "linear":
         light = values
     elif coding == "srgb":
         light = linear_light(values)
     else:
         light = values**coding
-    weight = torch.minimum(values, 1 - values)
     # Black has no logarithm, but no weight either.
-    logarithm = light.clamp(min=torch.finfo(light.dtype).tiny).log() - times.log().to(light.dtype)
+    return torch.minimum(values, 1 - values), light.clamp(min=torch.finfo(light.dtype).tiny).log()
+
+
+def _merged(images: Tensor, times: Tensor, coding: Coding | float) -> Tensor:
+    """Radiance (C, H, W) of images (K, C, H, W) and times (K, 1, 1, 1)."""
+    full = FULL_SCALE.get(images.dtype)
+    if full is None:
+        values = images.to(_arguments.compute_dtype(images)).clamp(0, 1)
+        weight, logarithm = _terms(values, coding)
+        white = values == 1
+    else:
+        codes = images.int()
+        tables = _terms(torch.arange(full + 1, device=images.device) / full, coding)
+        weight, logarithm = (table[codes] for table in tables)
+        white = codes == full
+    logarithm -= times.log().to(logarithm.dtype)
     total = weight.sum(0)
     mean = (weight * logarithm).sum(0) / total
-    least = ((values == 1) / times.to(light.dtype)).amax(0)
+    least = (white / times.to(weight.dtype)).amax(0)
     return torch.where(total == 0, least, mean.exp())
