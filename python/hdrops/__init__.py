@@ -7,6 +7,7 @@ codes, floating-point images lie in [0, 1].
 import torch  # noqa: F401  (torch must be loaded before the extension that links against it)
 
 from hdrops import _C as _C
+from hdrops.ops._radiance import merge_radiance
 from hdrops.ops._response import estimate_response, response_imf
 from hdrops.ops.exposure_fusion import exposure_fusion
 from hdrops.ops.gaussian import gaussian_blur, gaussian_mask
@@ -42,6 +43,7 @@ __all__ = [
     "matching_conv3d",
     "matching_volume",
     "mef_ssim",
+    "merge_radiance",
     "motion_grid",
     "ms_ssim",
     "mtb_shift",

@@ -13,7 +13,7 @@ from hdrops_cli.report import OneLineErrors, errors_reported
 
 app = typer.Typer(
     name="hdrops",
-    help="Multi-exposure imaging: fuse brackets, interpolate exposures, evaluate results, train systems.",
+    help="Multi-exposure imaging: fuse and merge brackets, interpolate exposures, evaluate results, train systems.",
     cls=OneLineErrors,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,12 +32,23 @@ ImfOnly = Annotated[
 Weights = Annotated[
     Path | None, typer.Option(help="Folder of a trained network of the method, instead of the one that comes along.")
 ]
+Reference = Annotated[
+    str,
+    typer.Option(
+        help="Number of the image, from 1 as they are given, whose moment and exposure the result has; auto takes the "
+        "one with the fewest pixels that are too bright or too dark."
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(min=1, help="Pixels a side that the network computes at once; otherwise what memory is free for."),
+]
 Quality = Annotated[int, typer.Option(min=1, max=100, help="Quality of a JPEG.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value
 
@@ -58,6 +69,11 @@ class Align(StrEnum):
     affine = "affine"
     shift = "shift"
     best_effort = "best-effort"
+
+
+class Merging(StrEnum):
+    weighted = "weighted"
+    emvnet = "emvnet"
 
 
 class Published(StrEnum):
@@ -232,6 +248,72 @@ def interpolate(
         from hdrops_cli.interpolate import run
 
         run(dark, bright, out, steps, imf_only, weights, times, ev, quality)
+
+
+@app.command()
+def merge(
+    images: Annotated[list[Path], typer.Argument(help="Images of the bracket, or a folder of them.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Linear light to write, .exr or .hdr.")],
+    method: Annotated[
+        Merging,
+        typer.Option(
+            help="weighted: the mean of a scene without motion, by exposure times; emvnet: by a network, which needs "
+            "no times and allows motion."
+        ),
+    ] = Merging.weighted,
+    weights: Annotated[Path | None, typer.Option(help="Folder of a trained EMVNet for RGB images.")] = None,
+    reference: Reference = "auto",
+    tile: Tile = None,
+    gamma: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=10,
+            callback=_finite,
+            help="Light is a code to this power; otherwise sRGB for weighted, and 2.2 for emvnet.",
+        ),
+    ] = None,
+    align: Annotated[
+        Align,
+        typer.Option(
+            help="Of frames from the hand: none, homography, affine, shift; or best-effort: homography, and frames "
+            "that cannot be aligned stay as they are."
+        ),
+    ] = Align.none,
+    times: Times = None,
+    ev: Ev = None,
+    debug: Debug = False,
+) -> None:
+    """Merge a bracket into linear light beyond the range of its frames.
+
+    The result has the colours of the frames and the exposure of the reference: 1 is where that is just white. Camera
+    RAW, OpenEXR and Radiance frames hold linear light, which a network is given as codes of --gamma.
+    """
+    with errors_reported(debug):
+        from hdrops_cli.merge import run
+
+        run(images, out, method, weights, reference, tile, gamma, align, times, ev)
+
+
+@app.command()
+def develop(
+    images: Annotated[list[Path], typer.Argument(help="Camera RAW frames of a scene, or a folder of them.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Picture to write: .png or .tif of 16 bits, or .jpg.")],
+    weights: Annotated[Path, typer.Option(help="Folder of an EMVNet trained from raw frames to RGB (preset isp).")],
+    reference: Reference = "auto",
+    tile: Tile = None,
+    quality: Quality = 95,
+    debug: Debug = False,
+) -> None:
+    """Develop several camera RAW frames into one picture by a network.
+
+    It is given the sensor's planes R, Gr, Gb and B, whatever the Bayer pattern, from the black to the white level and
+    without white balance; exposure times are not needed. The picture, sRGB, is turned upright.
+    """
+    with errors_reported(debug):
+        from hdrops_cli.develop import run
+
+        run(images, out, weights, reference, tile, quality)
 
 
 @app.command()

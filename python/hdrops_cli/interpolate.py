@@ -13,9 +13,9 @@ from hdrops_cli.bracket import describe, open_bracket
 from hdrops_cli.report import say, working
 
 if TYPE_CHECKING:
-    from hdrops.models import ExposureInterpolator, HyperPMB
+    from hdrops.models import EMVNet, ExposureInterpolator, HyperPMB
 
-    Model = TypeVar("Model", ExposureInterpolator, HyperPMB)
+    Model = TypeVar("Model", EMVNet, ExposureInterpolator, HyperPMB)
 
 
 def load_model(imf_only: bool, weights: Path | None) -> ExposureInterpolator | None:

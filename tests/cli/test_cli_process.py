@@ -38,7 +38,7 @@ def test_help_is_instant(arguments):
 @pytest.mark.parametrize("module", ["torch", "numpy", "hdrops", "OpenImageIO", "matplotlib"])
 def test_help_imports_nothing_heavy(module):
     prelude = f"import sys; sys.modules[{module!r}] = None; "
-    for command in ("fuse", "evaluate", "train"):
+    for command in ("fuse", "merge", "develop", "evaluate", "train"):
         assert _run(command, "--help", prelude=prelude).returncode == 0
 
 

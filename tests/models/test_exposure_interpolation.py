@@ -930,8 +930,10 @@ def test_wrong_weight_files(tmp_path: pathlib.Path) -> None:
     refused(ValueError, "network.tail.weight is not finite; the file is damaged")
     torch.save(made.state_dict(), weights)
     refused(ValueError, "is a pickle, which can run any code")
-    weights.write_bytes(pickle.dumps({}))
-    refused(ValueError, "is a pickle")
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        for content in ({}, {"weight": [0.0] * 200}):
+            weights.write_bytes(pickle.dumps(content, protocol))
+            refused(ValueError, "is a pickle")
     weights.rename(folder / "model.pth")
     refused(ValueError, "model.pth is a pickle")
     refused(ValueError, "model.pth is a pickle", folder / "model.pth")
@@ -948,3 +950,19 @@ def test_wrong_weight_files(tmp_path: pathlib.Path) -> None:
     refused(ValueError, "it is larger than")
     (folder / "config.json").unlink()
     refused(FileNotFoundError, "config.json is missing")
+
+
+def test_weights_that_begin_as_a_pickle_does(tmp_path: pathlib.Path) -> None:
+    """The length of the header comes first, and may be any."""
+    made = model("tiny")
+    made.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    padding = (0x80 - length) % 256
+    content = (length + padding).to_bytes(8, "little") + whole[8 : 8 + length] + b" " * padding + whole[8 + length :]
+    assert content[0] == 0x80
+    weights.write_bytes(content)
+    again = ExposureInterpolator.from_pretrained(tmp_path)
+    for tensor, expected in zip(again.parameters(), made.parameters(), strict=True):
+        assert torch.equal(tensor, expected)

@@ -65,6 +65,23 @@ class Bayer:
     orientation: int
     noise_profile: tuple[tuple[float, float], ...] | None
 
+    def linear(self) -> torch.Tensor:
+        """Light as the sensor saw it: ``(pixels - black_level) / (white_level - black_level)``, clamped to [0, 1].
+
+        Returns:
+            (4, H/2, W/2) float32, the planes R, Gr, Gb, B, without white balance.
+
+        Raises:
+            InputError: a black level that is not below the white level.
+        """
+        if not max(self.black_level) < self.white_level:
+            raise InputError(
+                f"{self.path} has a black level of {max(self.black_level):g}, not below its white level of "
+                f"{self.white_level:g}; convert it to DNG again"
+            )
+        black = torch.tensor(self.black_level)[:, None, None]
+        return ((self.pixels.float() - black) / (self.white_level - black)).clamp_(0, 1)
+
 
 def read_raw(path: str | os.PathLike[str], *, white_balance: bool = True, max_pixels: int = 2**28) -> Photograph:
     """Read a camera RAW file as linear light in the colours of the camera.
@@ -129,7 +146,7 @@ def read_bayer(path: str | os.PathLike[str], *, max_pixels: int = 2**28) -> Baye
         cell = [] if raw.raw_pattern is None else raw.raw_colors_visible[:2, :2].flatten().tolist()
         pattern = "".join(_COLOURS[colour] if colour < len(_COLOURS) else "?" for colour in cell)
         if raw.raw_pattern is None or raw.raw_pattern.shape != (2, 2) or sorted(pattern) != sorted(_COLOURS):
-            raise InputError(f"{file} comes from a sensor without a Bayer filter; read it with read_raw")
+            raise InputError(f"{file} comes from a sensor without a Bayer filter; read it with read_raw, or merge it")
         codes = raw.raw_image_visible
         height, width = codes.shape[0] // 2, codes.shape[1] // 2
         red = divmod(pattern.index("R"), 2)

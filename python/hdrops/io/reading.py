@@ -79,7 +79,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = 2**28) -> Phot
         if broken:
             raise InputError(f"{file} has {broken} NaN or infinite values of {pixels.size}; repair or re-render it")
     return Photograph(
-        pixels=torch.from_numpy(_upright(pixels, orientation)).permute(2, 0, 1).contiguous(),
+        pixels=torch.from_numpy(upright(pixels, orientation)).permute(2, 0, 1).contiguous(),
         path=file,
         exposure=exposure,
         metadata=metadata,
@@ -171,7 +171,7 @@ def _count_scans(file: pathlib.Path) -> int:
     return scans
 
 
-def _upright(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:
+def upright(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:
     """(H, W, C) turned as the EXIF orientation 1 to 8 asks."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)

@@ -461,18 +461,18 @@ class EMVNet(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     @classmethod
-    def from_pretrained(cls, source: _pretrained.Path) -> Self:
+    def from_pretrained(cls, source: _pretrained.Path | None = None) -> Self:
         """A trained model, in evaluation mode, on the CPU.
 
         Args:
             source: a folder with ``config.json`` and ``model.safetensors``, or such a file of weights beside its
-                ``config.json``.
+                ``config.json``; None for the weights that come with hdrops.
 
         Raises:
             FileNotFoundError: files are missing.
             ValueError: a pickle, unknown or missing keys, weights of another network, or a damaged file.
         """
-        return _pretrained.load(cls, EMVNetConfig._read, source)
+        return _pretrained.load(cls, EMVNetConfig._read, _pretrained.shipped(SYSTEM) if source is None else source)
 
     def save_pretrained(self, folder: _pretrained.Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` for :meth:`from_pretrained`, each file whole or not at all.
