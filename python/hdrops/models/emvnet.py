@@ -67,8 +67,8 @@ class EMVNetConfig:
             network gives to slices; or "frames", where such weights are those of the images themselves, moved and
             scaled as the slices say, in a mean that is the picture.
         head_taps: of the convolution that makes the picture of it, a side; "frames" has none.
-        residual: for the first two heads, whether the reference image is added, so that only what it lacks is learnt. The
-            paper does not say; nothing else in the network keeps details of single pixels.
+        residual: for the first two heads, whether the reference image is added, so that only what it lacks is learnt.
+            The paper does not say; nothing else in the network keeps details of single pixels.
 
     Raises:
         ValueError: a size that is not positive, values out of range, or a picture of other channels or another size
@@ -282,20 +282,20 @@ def _in_pieces(
     """
     out: Tensor | None = None
     reach = -(-reach // _QUARTER) * _QUARTER
-    for wanted in tiles(*sides, piece, step=_QUARTER):
-        place = tuple(
+    for wanted in tiles(sides[0], sides[1], piece, step=_QUARTER):
+        rows, columns = (
             slice(max(0, part.start - reach), min(part.stop + reach, side))
             for part, side in zip(wanted, sides, strict=True)
         )
-        result = function((place[0], place[1]))
+        result = function((rows, columns))
         if out is None:
             size = [*result.shape[:-2], *(-(-side * scale // step) for side in sides)]
             kept = torch.channels_last_3d if result.dim() == 5 else torch.contiguous_format
             out = torch.empty(size, dtype=result.dtype, device=result.device, memory_format=kept)
         ends = [[-(-end * scale // step) for end in (part.start, part.stop)] for part in wanted]
-        starts = [part.start * scale // step for part in place]
-        inner = [slice(a - start, b - start) for (a, b), start in zip(ends, starts, strict=True)]
-        out[(..., *(slice(a, b) for a, b in ends))] = result[(..., *inner)]
+        (top, bottom), (left, right) = ends
+        above, before = (part.start * scale // step for part in (rows, columns))
+        out[..., top:bottom, left:right] = result[..., top - above : bottom - above, left - before : right - before]
     assert out is not None
     return out
 
@@ -679,9 +679,9 @@ class EMVNet(nn.Module):
                 hourglass: Hourglass3d = hourglass,
                 head: _Head | _FramesHead = head,
             ) -> Tensor:
-                quarter = tuple(slice(side.start // _QUARTER, -(-side.stop // _QUARTER)) for side in place)
+                rows, columns = (slice(side.start // _QUARTER, -(-side.stop // _QUARTER)) for side in place)
                 size = (depth, *(side.stop - side.start for side in place))
-                half = hourglass.widened(core[(..., *quarter)], [-(-side // 2) for side in size])
+                half = hourglass.widened(core[..., rows, columns], [-(-side // 2) for side in size])
                 if k == _HOURGLASSES - 1:
                     return head.of_inner(hourglass, half, size, images[(..., *place)])
                 return layers[k + 1][0].second(self._next(k, half, size))

@@ -267,7 +267,9 @@ def _teacher(folder: str, device: torch.device) -> EMVNet:
         raise InputError(f"loss.teacher: {error}") from error
 
 
-def measured(picture: Tensor, target: Tensor, images: Tensor, reference: int, times: Tensor, gamma: float) -> dict:
+def measured(
+    picture: Tensor, target: Tensor, images: Tensor, reference: int, times: Tensor, gamma: float
+) -> dict[str, float]:
     """The metrics of a picture (1, C, H, W) in the coding of the images, and of the reference alone."""
     scale = float(times.min())
     wanted = (target * scale).clamp(0, 1)
