@@ -66,8 +66,10 @@ void over_rows(const PairwiseProblem& p,
     const auto choices = buffer<int32_t>(forward ? p.plane() : 0);
     const auto exposed = buffer<uint8_t>(forward ? p.plane() : 0);
     T* const first = numbers.get() + size;
-    const PairwiseScratch<T> scratch{
-        {first, first + (planes && forward ? p.plane() : 0)}, numbers.get(), choices.get(), exposed.get()};
+    const PairwiseScratch<T> scratch{{first, first + (planes && forward ? p.plane() : 0)},
+                                     numbers.get(),
+                                     choices.get(),
+                                     exposed.get()};
     for (int64_t index = begin; index < end; ++index) f(row_of(index), scratch, index);
   });
 }
@@ -165,8 +167,7 @@ Tensor pairwise_loss_backward(const Tensor& grad_in,
   const ScalarType stored = prediction.scalar_type();
   Tensor out = allocate(shape_of(prediction), stored, prediction);
   if (p.rows() * p.plane() == 0) return out;
-  const Tensor grad =
-      torch::stable::contiguous(torch::stable::to(grad_in, compute_dtype(stored)));
+  const Tensor grad = torch::stable::contiguous(torch::stable::to(grad_in, compute_dtype(stored)));
   const Tensor places = torch::stable::contiguous(places_in);
   const Tensor slopes = torch::stable::contiguous(slopes_in);
   const Storage storage = storage_of(stored);
@@ -177,14 +178,15 @@ Tensor pairwise_loss_backward(const Tensor& grad_in,
     const T* const upstream = grad.const_data_ptr<T>();
     const auto* from = places.const_data_ptr<int32_t>();
     const T* const weights = slopes.const_data_ptr<T>();
-    over_rows<T>(p, storage, sides, false, [&](const auto& row, const auto& scratch, int64_t index) {
-      row_loops<T>().backward(row,
-                              upstream[2 * index],
-                              from + 2 * p.pairs * index,
-                              weights + 2 * p.pairs * index,
-                              scratch,
-                              to + index * bytes);
-    });
+    over_rows<T>(
+        p, storage, sides, false, [&](const auto& row, const auto& scratch, int64_t index) {
+          row_loops<T>().backward(row,
+                                  upstream[2 * index],
+                                  from + 2 * p.pairs * index,
+                                  weights + 2 * p.pairs * index,
+                                  scratch,
+                                  to + index * bytes);
+        });
   });
   return out;
 }

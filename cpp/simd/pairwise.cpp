@@ -34,21 +34,24 @@ void with_floats(Void* memory, Storage storage, const F& f) {
 template <class T, class S>
 double largest_of(const S* values, int64_t n) {
   T run[run_length];
-  T most = -std::numeric_limits<T>::infinity();
-  int32_t none = 0;  // of NaN
+  Vector<T> most = Vector<T>{} - std::numeric_limits<T>::infinity();
+  typename VectorOf<T>::index missing{};
   for (int64_t begin = 0; begin < n; begin += run_length) {
     const int64_t length = std::min(run_length, n - begin);
     load_run(values + begin, length, run);
-    T best = most;
-    int32_t missing = 0;
-    for (int64_t i = 0; i < length; ++i) {
-      best = run[i] > best ? run[i] : best;
-      missing |= run[i] != run[i];
+    std::fill_n(run + length, math::rounded_up(length, lanes<T>) - length, run[0]);
+    for (int64_t i = 0; i < length; i += lanes<T>) {
+      const Vector<T> v = load_vector(run + i);
+      most = v > most ? v : most;
+      missing |= v != v;
     }
-    most = best;
-    none |= missing;
   }
-  return none != 0 ? std::numeric_limits<double>::quiet_NaN() : static_cast<double>(most);
+  T result = most[0];
+  for (int64_t k = 0; k < lanes<T>; ++k) {
+    if (missing[k] != 0) return std::numeric_limits<double>::quiet_NaN();
+    result = std::max(result, most[k]);
+  }
+  return static_cast<double>(result);
 }
 
 double largest(const void* values, Storage storage, int64_t n) {
@@ -109,8 +112,7 @@ void window_any(uint8_t* line, int64_t n, int64_t side, int64_t step) {
   int64_t width = 1;
   for (; 2 * width <= side; width *= 2)
     combine(line, line + width * step, (n - 2 * width + 1) * step, either);
-  if (width < side)
-    combine(line, line + (side - width) * step, (n - side + 1) * step, either);
+  if (width < side) combine(line, line + (side - width) * step, (n - side + 1) * step, either);
 }
 
 // Sums over the patches of a plane by their first pixels; in place.
@@ -137,14 +139,14 @@ void patch_sums(const PairwiseRow& r, T* plane, T* buffer) {
 
 // The first pixels of all patches without over-exposed pixels, from left to right and down.
 template <class T>
-int64_t choose(const PairwiseRow& r, const T* target, double top, uint8_t* exposed, int32_t* choices) {
+int64_t choose(
+    const PairwiseRow& r, const T* target, double top, uint8_t* exposed, int32_t* choices) {
   const T bound = rounded_down<T>(top);
   const int64_t n = r.plane();
   for (int64_t i = 0; i < n; ++i) exposed[i] = target[i] <= bound ? 0 : 1;
   const int64_t rows = r.height - r.side + 1, columns = r.width - r.side + 1;
   if (r.side > 1) {
-    for (int64_t y = 0; y < r.height; ++y)
-      window_any(exposed + y * r.width, r.width, r.side, 1);
+    for (int64_t y = 0; y < r.height; ++y) window_any(exposed + y * r.width, r.width, r.side, 1);
     window_any(exposed, r.height, r.side, r.width);
   }
   int64_t count = 0;
@@ -181,8 +183,7 @@ struct Multiply {
     return reinterpret_cast<Words>(
         _mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(b)));
 #elif defined(__SSE2__)
-    return reinterpret_cast<Words>(
-        _mm_mul_epu32(reinterpret_cast<__m128i>(a), _mm_set1_epi64x(b)));
+    return reinterpret_cast<Words>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), _mm_set1_epi64x(b)));
 #else
     return (a & uint64_t{0xffffffff}) * uint64_t{b};
 #endif
@@ -193,12 +194,16 @@ struct Multiply {
 constexpr int64_t batch = 512;
 
 // Ranks of both places of the pairs from `pair` on.
-void draw_ranks(
-    const PairwiseDraw& draw, int64_t pair, int64_t n, uint32_t total, uint64_t (&ranks)[2][batch]) {
+void draw_ranks(const PairwiseDraw& draw,
+                int64_t pair,
+                int64_t n,
+                uint32_t total,
+                uint64_t (&ranks)[2][batch]) {
   Words steps;
   for (int64_t i = 0; i < lanes<uint64_t>; ++i) steps[i] = static_cast<uint64_t>(i);
   for (int64_t i = 0; i < n; i += lanes<uint64_t>) {
-    Words words[4] = {steps + static_cast<uint64_t>(pair + i), Words{} + draw.row, Words{}, Words{}};
+    Words words[4] = {
+        steps + static_cast<uint64_t>(pair + i), Words{} + draw.row, Words{}, Words{}};
     math::philox(words, draw.seed, Multiply{});
     for (int32_t k = 0; k < 2; ++k)
       store_vector(ranks[k] + i,
@@ -277,16 +282,16 @@ void forward(const PairwiseRow& r,
     }
     T* const first = slopes + begin;
     T* const second = first + r.pairs;
-    int32_t found = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      const auto pair = math::pair_cost(
-          values[0][i], values[1][i], orders[0][i], orders[1][i], rule, Elementary{});
-      costs[i] = pair.cost;
-      first[i] = pair.first;
-      second[i] = pair.second;
-      found += pair.counted;
-    }
-    counted += found;
+    for (int64_t i = 0; i < n; ++i)
+      costs[i] = math::pair_cost(values[0][i],
+                                 values[1][i],
+                                 orders[0][i],
+                                 orders[1][i],
+                                 rule,
+                                 Elementary{},
+                                 first[i],
+                                 second[i]);
+    for (int64_t i = 0; i < n; ++i) counted += math::pair_counts(orders[0][i], orders[1][i], rule);
     std::fill_n(costs + n, math::rounded_up(n, parts) - n, T(0));
     for (int64_t i = 0; i < n; i += parts)
       for (int64_t k = 0; k < parts; ++k) sum[k] += static_cast<double>(costs[i + k]);

@@ -147,7 +147,9 @@ class PairwiseLoss(nn.Module):
         return total
 
 
-def _loss(prediction: Tensor, target: Tensor, sides: Tensor | None, generator: torch.Generator | None, **options: Any) -> Tensor:
+def _loss(
+    prediction: Tensor, target: Tensor, sides: Tensor | None, generator: torch.Generator | None, **options: Any
+) -> Tensor:
     if prediction.dtype != target.dtype:
         prediction, target = _pixels.operands(prediction, target)
     seed = torch.randint(2**63 - 1, (), generator=generator, device=prediction.device)

@@ -93,7 +93,8 @@ def sums(
         chosen = drawn(usable.flatten(1), seed.reshape(()), pairs, k * c)
         one, other = (windows(image[k], side).flatten(1).gather(1, chosen.flatten(1)) for image in (first, second))
         value, order = one.view_as(chosen), other.view_as(chosen)
-        logarithms = (value / side**2).clamp(min=max(least, torch.finfo(dtype).tiny)).log()
+        means, bound = value / side**2, max(least, torch.finfo(dtype).tiny)
+        logarithms = torch.where(means < bound, bound, means).log()
         sign = torch.where(order[:, 0] > order[:, 1], -1.0, 1.0).to(dtype)  # -r
         counted = usable.flatten(1).any(1)[:, None].expand(c, pairs)
         if ignore_ties:

@@ -21,9 +21,9 @@ HDROPS_HD void philox(V (&counter)[4], uint64_t seed, const Multiply& multiply) 
 #endif
   for (int32_t round = 0; round < 10; ++round) {
     const V a = multiply(counter[0], 0xD2511F53u), b = multiply(counter[2], 0xCD9E8D57u);
-    counter[0] = (b >> 32) ^ counter[1] ^ uint64_t{key};
+    counter[0] = (b >> 32) ^ counter[1] ^ uint64_t { key };
     counter[1] = b;
-    counter[2] = (a >> 32) ^ counter[3] ^ uint64_t{other_key};
+    counter[2] = (a >> 32) ^ counter[3] ^ uint64_t { other_key };
     counter[3] = a;
     key += 0x9E3779B9u;
     other_key += 0xBB67AE85u;
@@ -51,25 +51,31 @@ template <class T>
 HDROPS_HD PairRule<T> pair_rule(double threshold, double least, int64_t side, bool ignore_ties) {
   // So that logarithms are of normal numbers.
   constexpr double normal = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
-  return {static_cast<T>(threshold),
-          static_cast<T>(std::log1p(std::exp(threshold)) - std::log1p(std::exp(std::sqrt(threshold)))),
-          static_cast<T>(least > normal ? least : normal),
-          T(1) / static_cast<T>(side * side),
-          ignore_ties};
+  return {
+      static_cast<T>(threshold),
+      static_cast<T>(std::log1p(std::exp(threshold)) - std::log1p(std::exp(std::sqrt(threshold)))),
+      static_cast<T>(least > normal ? least : normal),
+      T(1) / static_cast<T>(side * side),
+      ignore_ties};
 }
 
 template <class T>
-struct PairCost {
-  T cost;                 // log(1 + e^P), beyond S log(1 + e^sqrt(P)) + C
-  T first, second;        // its derivatives by the sums over both patches
-  bool counted;
-};
+HDROPS_HD bool pair_counts(T wanted_first, T wanted_second, const PairRule<T>& rule) {
+  return !(rule.ignore_ties && wanted_first == wanted_second);
+}
 
-// Of the sums over the patches in the prediction, and in the target. `by` has log, for normal
-// numbers, exp, for numbers up to 0, log1p, from 0 to 1, and sqrt.
+// The cost of a pair, log(1 + e^P), beyond S log(1 + e^sqrt(P)) + C, and its derivatives by the sums
+// over both patches, from these and from those in the target; zeros of a pair that does not count.
+// `by` has log, for normal numbers, exp, for numbers up to 0, log1p, from 0 to 1, and sqrt.
 template <class T, class Elementary>
-HDROPS_HD PairCost<T> pair_cost(
-    T first, T second, T wanted_first, T wanted_second, const PairRule<T>& rule, const Elementary& by) {
+HDROPS_HD T pair_cost(T first,
+                      T second,
+                      T wanted_first,
+                      T wanted_second,
+                      const PairRule<T>& rule,
+                      const Elementary& by,
+                      T& first_slope,
+                      T& second_slope) {
   const T one = first * rule.share, other = second * rule.share;
   const T one_bounded = one < rule.least ? rule.least : one;
   const T other_bounded = other < rule.least ? rule.least : other;
@@ -81,11 +87,10 @@ HDROPS_HD PairCost<T> pair_cost(
   const T cost = at_least_0(x) + by.log1p(t) + (beyond ? rule.constant : T(0));
   const T sigmoid = (x < T(0) ? t : T(1)) / (T(1) + t);
   const T slope = sign * rule.share * (beyond ? T(0.5) * sigmoid / x : sigmoid);
-  const bool counted = !(rule.ignore_ties && wanted_first == wanted_second);
-  return {counted ? cost : T(0),
-          counted && !(one < rule.least) ? slope / one_bounded : T(0),
-          counted && !(other < rule.least) ? -slope / other_bounded : T(0),
-          counted};
+  const bool counts = pair_counts(wanted_first, wanted_second, rule);
+  first_slope = counts && !(one < rule.least) ? slope / one_bounded : T(0);
+  second_slope = counts && !(other < rule.least) ? -slope / other_bounded : T(0);
+  return counts ? cost : T(0);
 }
 
 // The side of the patches of an image.
