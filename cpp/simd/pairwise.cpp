@@ -63,15 +63,6 @@ double largest(const void* values, Storage storage, int64_t n) {
   return most;
 }
 
-// The largest number of T up to `top`.
-template <class T>
-T rounded_down(double top) {
-  const auto nearest = static_cast<T>(top);
-  return static_cast<double>(nearest) > top
-             ? std::nextafter(nearest, -std::numeric_limits<T>::infinity())
-             : nearest;
-}
-
 // ---- sums over windows --------------------------------------------------------------------------
 
 // to[i] = op(to[i], from[i]); `from` may lie ahead in the same memory.
@@ -141,7 +132,7 @@ void patch_sums(const PairwiseRow& r, T* plane, T* buffer) {
 template <class T>
 int64_t choose(
     const PairwiseRow& r, const T* target, double top, uint8_t* exposed, int32_t* choices) {
-  const T bound = rounded_down<T>(top);
+  const T bound = math::rounded_down<T>(top);
   const int64_t n = r.plane();
   for (int64_t i = 0; i < n; ++i) exposed[i] = target[i] <= bound ? 0 : 1;
   const int64_t rows = r.height - r.side + 1, columns = r.width - r.side + 1;

@@ -90,8 +90,8 @@ def pairwise_loss(
         raise ValueError(f"sides must be int64 of shape ({n},), got shape {tuple(sides.shape)} of {sides.dtype}")
     operator = _providers.overload("pairwise_loss", backend, prediction)
     options = (pairs, float(threshold), float(limit), ties == "ignored", float(least))
-    sums = operator(prediction, target.detach(), number, sides, *options)[0]
-    total, counted = sums.sum((0, 1), dtype=torch.float64)
+    sums: Tensor = operator(prediction, target.detach(), number, sides, *options)[0]
+    total, counted = sums.sum((0, 1), dtype=torch.float64).unbind()
     return (total / counted.clamp(min=1)).to(sums.dtype)
 
 

@@ -58,9 +58,14 @@ def drawn(usable: Tensor, seed: Tensor, pairs: int, first_row: int = 0) -> Tenso
 
 def windows(image: Tensor, side: int) -> Tensor:
     """Sums over squares by their first pixels, (..., H - side + 1, W - side + 1)."""
-    height, width = image.shape[-2:]
-    across = sum(image[..., k : width - side + 1 + k] for k in range(side))
-    return sum(across[..., k : height - side + 1 + k, :] for k in range(side))  # type: ignore[index]
+    rows, columns = (size - side + 1 for size in image.shape[-2:])
+    across = image[..., :columns]
+    for k in range(1, side):
+        across = across + image[..., k : columns + k]
+    found = across[..., :rows, :]
+    for k in range(1, side):
+        found = found + across[..., k : rows + k, :]
+    return found
 
 
 def sums(

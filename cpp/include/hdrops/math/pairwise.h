@@ -93,6 +93,14 @@ HDROPS_HD T pair_cost(T first,
   return counts ? cost : T(0);
 }
 
+// The largest number of T up to `top`; NaN of NaN.
+template <class T>
+HDROPS_HD T rounded_down(double top) {
+  const auto nearest = static_cast<T>(top);
+  return static_cast<double>(nearest) > top ? std::nextafter(nearest, static_cast<T>(-HUGE_VAL))
+                                            : nearest;
+}
+
 // The side of the patches of an image.
 HDROPS_HD int64_t patch_side(int64_t wanted, int64_t height, int64_t width) {
   const int64_t most = height < width ? height : width;
