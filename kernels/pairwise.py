@@ -137,7 +137,7 @@ def compare_kernel(
     first, second = tl.where(total > 0, first, 0), tl.where(total > 0, second, 0)
     a, b = tl.zeros([BLOCK], T), tl.zeros([BLOCK], T)
     order_a, order_b = tl.zeros([BLOCK], T), tl.zeros([BLOCK], T)
-    there = inside & (total > 0)
+    there = inside & (zero + total > 0)
     for k in range(side):
         line = row * size + k * width
         a += tl.load(given + line + first, mask=there, other=1)
