@@ -120,4 +120,17 @@ STABLE_TORCH_LIBRARY(hdrops, m) {
 
   // Rows of the whole numbers dy, dx, pixels that disagree and pixels compared, (N, 4) of int64.
   m.def("mtb_shift(Tensor image, Tensor reference, SymInt levels, SymInt exclude) -> Tensor");
+
+  // Sums over pairs of patches and the numbers of pairs, (N, C, 2), of prediction and target
+  // (N, C, H, W); the pixels with which patches begin, y W + x, (N, C, 2, pairs) of int32; and the
+  // derivatives of the sums by those over each patch, of the same shape. `seed` is one int64 number,
+  // `sides` (N) of int64 those of the patches of each image, none for pixels.
+  m.def(
+      "pairwise_loss(Tensor prediction, Tensor target, Tensor seed, Tensor? sides, SymInt pairs, "
+      "float threshold, float limit, bool ignore_ties, float least) -> (Tensor, Tensor, Tensor)");
+  // Gradient of prediction, from the last two results.
+  m.def(
+      "pairwise_loss_backward(Tensor grad, Tensor prediction, Tensor target, Tensor seed, "
+      "Tensor? sides, Tensor places, Tensor slopes, float threshold, float limit, "
+      "bool ignore_ties, float least) -> Tensor");
 }

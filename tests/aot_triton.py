@@ -362,6 +362,42 @@ def _mtb() -> dict[str, list[Variant]]:
     }
 
 
+def _pairwise() -> dict[str, list[Variant]]:
+    block = {"BLOCK": 512}
+    floats = ("fp16", "bf16", "fp32", "fp64")
+
+    def compute(image: str) -> str:
+        return "fp64" if image == "fp64" else "fp32"
+
+    def across(image: str) -> Variant:
+        pointers = {"prediction": image, "target": image, "tops": "fp64", "sides": "i64", "touched": "u8"}
+        pointers |= dict.fromkeys(("given", "wanted"), compute(image))
+        return Variant(pointers, {"WIDE": image == "fp64", **block})
+
+    def compare(t: str, ties: bool) -> Variant:
+        pointers = {"numbers": "i32", "sides": "i64", "seed": "i64", "costs": "fp64", "counts": "i32", "places": "i32"}
+        pointers |= dict.fromkeys(("given", "wanted", "slopes"), t)
+        return Variant(pointers, {"TIES": ties, "WIDE": t == "fp64", "STEPS": 17, **block})
+
+    def scatter(t: str, missing: bool) -> Variant:
+        pointers = {"places": "i32", "slopes": t, "quanta": "i64", "sums": "i64"}
+        return Variant(pointers, {"MISSING": missing, **block})
+
+    def down(image: str) -> Variant:
+        pointers = {"sums": "i64", "sides": "i64", "units": "fp64", "grad": compute(image), "out": image}
+        return Variant(pointers, {"WIDE": image == "fp64", **block})
+
+    both = (("fp32", True), ("fp64", False))
+    return {
+        "across_kernel": [across(image) for image in floats],
+        "usable_kernel": [Variant({"touched": "u8", "sides": "i64", "usable": "i32"}, block)],
+        "compare_kernel": [compare(*one) for one in both],
+        "scatter_kernel": [scatter(*one) for one in both],
+        "spread_across_kernel": [Variant({"sums": "i64", "sides": "i64", "out": "i64"}, block)],
+        "spread_down_kernel": [down(image) for image in floats],
+    }
+
+
 def _matching() -> dict[str, list[Variant]]:
     def variant(image: str, inputs: tuple[str, ...], **constants: Any) -> Variant:
         pointers = dict.fromkeys((*inputs, "out"), image) | {"motions": "i64"}
@@ -477,6 +513,7 @@ VARIANTS = {
     "matching_volume": _matching_volume(),
     "mef_ssim": _mef_ssim(),
     "mtb": _mtb(),
+    "pairwise": _pairwise(),
     "ssim": _ssim(),
     "_windows": _windows(),
 }

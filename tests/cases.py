@@ -628,6 +628,59 @@ def mtb_case(name: str, levels: int, exclude: int) -> OpCase:
     )
 
 
+def make_ordered(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    """A target, and a prediction that has something of its order."""
+    target, noise = (0.05 + 0.9 * torch.rand(*shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    return {"prediction": (0.4 * target + 0.6 * noise).to(dtype), "target": target.to(dtype)}
+
+
+def pairwise_case(name: str, *, patches: bool, threshold: float, limit: float, ties: str) -> OpCase:
+    """``pairwise_loss`` times 32, for gradients that float16 can hold; patches of 2 to 4 pixels a side."""
+    pairs, seed, least = 24, -(2**62) - 12345, 1e-6
+
+    def sides_of(image: Any) -> Tensor | None:
+        if not patches or isinstance(image, list):
+            return None
+        return torch.arange(image.shape[0], device=torch.as_tensor(image).device) % 3 + 2
+
+    def evaluate(x: dict[str, Tensor], **backend: Any) -> Tensor:
+        options = {"pairs": pairs, "threshold": threshold, "limit": limit, "ties": ties, "least": least}
+        prediction, target = x["prediction"], x["target"]
+        return 32 * hdrops.pairwise_loss(prediction, target, seed, sides=sides_of(prediction), **options, **backend)
+
+    def arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
+        prediction, target = x["prediction"], x["target"]
+        number = torch.tensor(seed, device=prediction.device)
+        return prediction, target, number, sides_of(prediction), pairs, threshold, limit, ties == "ignored", least
+
+    def backward_arguments(x: dict[str, Tensor]) -> tuple[Any, ...]:
+        prediction, *rest = arguments(x)
+        _, places, slopes = torch.ops.hdrops.pairwise_loss(prediction, *rest)
+        return prediction.detach().requires_grad_(), *rest[:3], places, slopes, *rest[4:]
+
+    return OpCase(
+        name=name,
+        operator="pairwise_loss",
+        make=make_ordered,
+        images=("prediction", "target"),
+        call=evaluate,
+        exact=lambda x: evaluate(x, backend="reference").double(),
+        arguments=arguments,
+        k=16,
+        k_gradient=64,
+        scale=32.0,
+        dtypes=FLOATS,
+        gradient_dtypes=FLOATS,
+        differentiable=("prediction",),
+        has_out=False,
+        numbers=lambda image: (*image.shape[:2], 2),
+        backward_arguments=backward_arguments,
+        traced_twice=False,
+        # Of one pixel, what a pair gives cancels but for rounding.
+        shapes=tuple(shape for shape in SHAPES if shape != "pixel"),
+    )
+
+
 def make_features(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
     """Features of both signs, and as many motions as channels, so that the result has the shape of the features."""
     a, b = (2 * torch.rand(*shape, generator=generator, dtype=torch.float64) - 1 for _ in range(2))
@@ -800,6 +853,8 @@ CASES = [
     mef_ssim_case("mef_ssim", 3, border="symmetric", weights=(0.1, 0.4, 0.5)),
     mef_ssim_case("mef_ssim-one", 1, border="zeros", window=7, weights=(1.0,)),
     mef_ssim_case("mef_ssim-many", 6, border="reflect", window=5, sigma=1.0, k=0.1, weights=(0.5, 0.5)),
+    pairwise_case("pairwise_loss", patches=False, threshold=0.25, limit=0.9, ties="darker"),
+    pairwise_case("pairwise_loss-patches", patches=True, threshold=0.5, limit=0.98, ties="ignored"),
     mtb_case("mtb_shift", 6, 4),
     mtb_case("mtb_shift-deep", 16, 0),
     OpCase(

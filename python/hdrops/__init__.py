@@ -18,6 +18,7 @@ from hdrops.ops.matching import correlation, motion_grid
 from hdrops.ops.matching_volume import matching_conv3d, matching_volume
 from hdrops.ops.mef_ssim import mef_ssim
 from hdrops.ops.mtb import mtb_shift
+from hdrops.ops.pairwise import pairwise_loss
 from hdrops.ops.ssim import ms_ssim, ssim
 
 __version__: str = _C.__version__
@@ -47,6 +48,7 @@ __all__ = [
     "motion_grid",
     "ms_ssim",
     "mtb_shift",
+    "pairwise_loss",
     "response_imf",
     "rgb_to_lab",
     "ssim",

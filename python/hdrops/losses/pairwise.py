@@ -4,16 +4,17 @@ images", WACV 2023, section 4.1."""
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hdrops.losses import _pixels
+from hdrops.ops import pairwise
+from hdrops.ops.pairwise import PIXEL_THRESHOLD, Ties
+from hdrops.reference import pairwise as reference
 
-Ties = Literal["darker", "ignored"]
-PIXEL_THRESHOLD, PATCH_THRESHOLD = 0.25, 0.5  # the paper's S, found by tuning
+PATCH_THRESHOLD = 0.5  # the paper's S, found by tuning, as that of pixels
 SMALLEST, LARGEST = 5, 15  # sides of patches
 
 
@@ -34,9 +35,7 @@ def ordinal_penalty(contradiction: Tensor, threshold: float = PIXEL_THRESHOLD) -
     """
     if not 0 < threshold < math.inf:
         raise ValueError(f"threshold must be positive, got {threshold}")
-    constant = math.log1p(math.exp(threshold)) - math.log1p(math.exp(math.sqrt(threshold)))
-    beyond = F.softplus(contradiction.clamp(min=threshold).sqrt()) + constant
-    return torch.where(contradiction > threshold, beyond, F.softplus(contradiction))
+    return reference.penalty(contradiction, threshold)
 
 
 def pairwise_pixel_loss(
@@ -75,11 +74,8 @@ def pairwise_pixel_loss(
         TypeError: images that are not floating point.
         ValueError: shapes that differ or are not (N, C, H, W), or numbers out of range.
     """
-    first, second = _checked(prediction, target, pairs, limit, ties, least)
-    rows, wanted = first.flatten(2).flatten(0, 1), second.flatten(2).flatten(0, 1)
-    usable = _exposed(second, limit).flatten(2).flatten(0, 1)
-    places, there = _drawn(usable, 2 * pairs, generator)
-    return _loss(rows.gather(1, places), wanted.gather(1, places), there, threshold, ties, least)
+    options = {"pairs": pairs, "threshold": threshold, "limit": limit, "ties": ties, "least": least}
+    return _loss(prediction, target, None, generator, **options)
 
 
 def pairwise_patch_loss(
@@ -111,27 +107,11 @@ def pairwise_patch_loss(
     Raises:
         TypeError, ValueError: as for :func:`pairwise_pixel_loss`.
     """
-    first, second = _checked(prediction, target, pairs, limit, ties, least)
     if not 1 <= smallest <= largest:
         raise ValueError(f"patches need 1 <= smallest <= largest, got {smallest} and {largest}")
-    n, _, height, width = first.shape
-    sides = torch.randint(smallest, largest + 1, (n,), generator=generator, device=first.device).tolist()
-    exposed = _exposed(second, limit)
-    drawn: list[tuple[Tensor, Tensor, Tensor]] = []
-    for k, most in enumerate(sides):
-        side = min(most, height, width)
-        if side < 1:
-            continue
-        usable = _boxes(_integral(exposed[k].logical_not().to(torch.float64)), side) < 0.5
-        places, there = _drawn(usable.flatten(1), 2 * pairs, generator)
-        # What is over-exposed is in no patch, but would be in the sums.
-        images = [torch.where(exposed[k], image[k], 0).double() for image in (first, second)]
-        means = [_boxes(_integral(image), side).flatten(1) / side**2 for image in images]
-        drawn.append((means[0].gather(1, places), means[1].gather(1, places), there))
-    if not drawn:
-        return first.sum() * 0
-    values, wanted, there = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-    return _loss(values, wanted, there, threshold, ties, least).to(first.dtype)
+    sides = torch.randint(smallest, largest + 1, prediction.shape[:1], generator=generator, device=prediction.device)
+    options = {"pairs": pairs, "threshold": threshold, "limit": limit, "ties": ties, "least": least}
+    return _loss(prediction, target, sides, generator, **options)
 
 
 class PairwiseLoss(nn.Module):
@@ -167,58 +147,10 @@ class PairwiseLoss(nn.Module):
         return total
 
 
-def _checked(
-    prediction: Tensor, target: Tensor, pairs: int, limit: float, ties: str, least: float
-) -> tuple[Tensor, Tensor]:
-    first, second = _pixels.operands(prediction, target)
-    if first.dim() != 4:
-        raise ValueError(f"images must be (N, C, H, W), got shape {tuple(first.shape)}")
-    if pairs < 1:
-        raise ValueError(f"pairs must be 1 or more, got {pairs}")
-    if not 0 < limit <= 1:
-        raise ValueError(f"limit must be in (0, 1], got {limit}")
-    if ties not in ("darker", "ignored"):
-        raise ValueError(f"ties must be 'darker' or 'ignored', got {ties!r}")
-    if not least > 0:
-        raise ValueError(f"least must be positive, got {least}")
-    return first, second.detach()
-
-
-def _exposed(target: Tensor, limit: float) -> Tensor:
-    """Which pixels are not over-exposed."""
-    if target.numel() == 0:
-        return torch.ones_like(target, dtype=torch.bool)
-    return target <= limit * target.amax((1, 2, 3), keepdim=True)
-
-
-def _drawn(usable: Tensor, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """``count`` places of each row (rows, places) among its usable ones, uniformly; and which rows have any."""
-    rows, size = usable.shape
-    if size == 0:
-        return usable.new_zeros((rows, 0), dtype=torch.long), usable.new_zeros((rows, 1))
-    numbers = usable.cumsum(1)
-    total = numbers[:, -1:]
-    share = torch.rand(rows, count, generator=generator, dtype=torch.float64, device=usable.device)
-    wanted = (share * total).long().clamp(max=(total - 1).clamp(min=0)) + 1  # the wanted-th usable place
-    return torch.searchsorted(numbers, wanted).clamp(max=size - 1), total > 0
-
-
-def _integral(image: Tensor) -> Tensor:
-    """Sums of all that lies above and left, (C, H + 1, W + 1)."""
-    return F.pad(image, (1, 0, 1, 0)).cumsum(1).cumsum(2)
-
-
-def _boxes(sums: Tensor, side: int) -> Tensor:
-    """Sums of the squares from each pixel on."""
-    right = sums[..., side:] - sums[..., :-side]
-    return right[:, side:] - right[:, :-side]
-
-
-def _loss(values: Tensor, wanted: Tensor, there: Tensor, threshold: float, ties: str, least: float) -> Tensor:
-    """Of pairs that lie one after the other in rows."""
-    logarithms = values.clamp(min=least).log().unflatten(1, (-1, 2))
-    order = wanted.unflatten(1, (-1, 2)).diff(dim=2)[..., 0]  # of the second, less the first
-    sign = torch.where(order < 0, 1.0, -1.0).to(values.dtype)
-    counted = there & (order != 0) if ties == "ignored" else there.expand_as(order)
-    penalty = ordinal_penalty(sign * logarithms.diff(dim=2)[..., 0], threshold)
-    return torch.where(counted, penalty, 0).sum() / counted.sum().clamp(min=1)
+def _loss(
+    prediction: Tensor, target: Tensor, sides: Tensor | None, generator: torch.Generator | None, **options: Any
+) -> Tensor:
+    if prediction.dtype != target.dtype:
+        prediction, target = _pixels.operands(prediction, target)
+    seed = torch.randint(2**63 - 1, (), generator=generator, device=prediction.device)
+    return pairwise.pairwise_loss(prediction, target, seed, sides=sides, **options)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hdrops import losses
-from hdrops.losses import pairwise
 
 LOSSES = (losses.pairwise_pixel_loss, losses.pairwise_patch_loss)
 
@@ -65,21 +64,6 @@ def test_ties() -> None:
     assert losses.pairwise_pixel_loss(prediction, target, pairs=50, limit=1, ties="ignored") == 0
 
 
-def test_pixels_are_drawn_uniformly_and_never_over_exposed() -> None:
-    usable = torch.rand(3, 40, generator=seeded()) < 0.4
-    usable[2] = False
-    count = 200_000
-    places, there = pairwise._drawn(usable, count, seeded(1))
-    assert there.flatten().tolist() == [True, True, False]
-    for row in range(2):
-        found = torch.bincount(places[row], minlength=40)
-        assert (found[~usable[row]] == 0).all()
-        expected = count / int(usable[row].sum())
-        chi = ((found[usable[row]] - expected) ** 2 / expected).sum()
-        freedom = int(usable[row].sum()) - 1
-        assert abs(chi - freedom) < 5 * math.sqrt(2 * freedom)
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_over_exposed_pixels_have_no_part(loss: object) -> None:
     """Whatever the prediction is there; a patch that touches one is not taken."""
@@ -103,20 +87,33 @@ def test_patches_are_their_means() -> None:
         prediction, target, pairs=30, smallest=3, largest=6, limit=1, generator=seeded(4)
     )
     generator = seeded(4)
-    sides = torch.randint(3, 7, (2,), generator=generator).tolist()
+    sides = torch.randint(3, 7, (2,), generator=generator)
+    seed = torch.randint(2**63 - 1, (), generator=generator)
+    operator = torch.ops.hdrops.pairwise_loss
+    _, places, _ = operator(prediction, target, seed, sides, 30, 0.5, 1.0, False, 1e-6)
     costs = []
-    for n, side in enumerate(sides):
-        rows, columns = 20 - side + 1, 23 - side + 1
-        places, _ = pairwise._drawn(torch.ones(2, rows * columns, dtype=torch.bool), 60, generator)
+    for n, side in enumerate(sides.tolist()):
         for c in range(2):
-            corners = [(int(p) // columns, int(p) % columns) for p in places[c]]
             means = [
-                [image[n, c, y : y + side, x : x + side].mean() for y, x in corners] for image in (prediction, target)
+                [image[n, c, y : y + side, x : x + side].mean() for y, x in (divmod(int(p), 23) for p in one)]
+                for image in (prediction, target)
+                for one in places[n, c]
             ]
-            for k in range(0, 60, 2):
-                r = 1 if means[1][k] > means[1][k + 1] else -1
-                costs.append(losses.ordinal_penalty(-r * (means[0][k].log() - means[0][k + 1].log()), 0.5))
+            for first, second, wanted, other in zip(*means, strict=True):
+                r = 1 if wanted > other else -1
+                costs.append(losses.ordinal_penalty(-r * (first.log() - second.log()), 0.5))
     torch.testing.assert_close(found, torch.stack(costs).mean(), rtol=1e-10, atol=0)
+
+
+def test_sides_are_drawn_for_each_image() -> None:
+    """The larger the patches, the less they differ, and the more a pair costs; drawn sides lie between."""
+    target = torch.rand(400, 1, 12, 12, generator=seeded(), dtype=torch.float64)
+    costs = [
+        losses.pairwise_patch_loss(0.2 + target, target, smallest=a, largest=b, generator=seeded(1)).item()
+        for a, b in ((1, 1), (1, 4), (4, 4))
+    ]
+    assert costs[0] < costs[1] - 0.02
+    assert costs[1] < costs[2] - 0.02
 
 
 @pytest.mark.parametrize("loss", LOSSES)
