@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "residual": {"shrink": 2, "residual": True},
     "frames": {"head": "frames", "order": "emi"},
     "frames-light": {"head": "frames", "shrink": 2, "include_reference": False},
+    "frames-bare": {"head": "frames", "mask": "none"},
 }
 
 
@@ -51,19 +52,21 @@ def mean_of_frames(scores: Tensor, images: Tensor, config: EMVNetConfig) -> Tens
         "m": range(len(motions)),
         "e": range(len(config.exposures)),
     }
-    weights = scores.softmax(2)
     height, width = (-(-s // side) * side for s in images.shape[-2:])
     rows, columns = torch.arange(height), torch.arange(width)
-    picture = torch.zeros_like(images[:, 0])
+    values, logarithms = [], []
     for d, numbers in enumerate(itertools.product(*(axes[axis] for axis in config.order))):
         place = dict(zip(config.order, numbers, strict=True))
-        weight = F.pixel_shuffle(weights[:, :, d], side)
         dy, dx = (side * m for m in motions[place["m"]]) if place["i"] else (0, 0)
-        gain = config.exposures[place["e"]] if place["i"] else 1.0
         image = F.pad(images[:, place["i"]], (0, width - images.shape[-1], 0, height - images.shape[-2]), "replicate")
         moved = image[:, :, (rows + dy).clamp(0, height - 1)][..., (columns + dx).clamp(0, width - 1)]
-        picture = picture + (weight * gain * moved)[..., : images.shape[-2], : images.shape[-1]]
-    return picture
+        score = F.pixel_shuffle(scores[:, :, d], side)
+        if config.mask != "none":
+            score = score - 8 * (moved >= config.saturated).any(1, keepdim=True).double()
+        values.append(moved * (config.exposures[place["e"]] if place["i"] else 1.0))
+        logarithms.append(score)
+    picture = (torch.stack(logarithms).softmax(0) * torch.stack(values)).sum(0)
+    return picture[..., : images.shape[-2], : images.shape[-1]]
 
 
 def literal(model: EMVNet, images: Tensor, reference: int) -> list[Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
@@ -353,13 +353,17 @@ class _Head(nn.Module):
         return picture
 
 
+_UNTRUSTED = 8.0
+
+
 class _FramesHead(nn.Module):
     """A picture as a mean of the images, moved and scaled as the slices say::
 
-        Y(p) = sum_d softmax_d(S(d, p)) E_d I_d(p + M_d)
+        Y(p) = sum_d softmax_d(S(d, p) - c s_d(p + M_d)) E_d I_d(p + M_d)
 
-    with S, one number for every slice and pixel, by a convolution of the hourglass's result. Slices of the reference
-    have M = 0 and E = 1; beyond an image its edge continues.
+    with S, one number for every slice and pixel, by a convolution of the hourglass's result. Where an image is
+    saturated, s = 1 and its weight falls by e^c = e^8, unless there is no mask; a pixel that is saturated in all images
+    keeps its weights. Slices of the reference have M = 0 and E = 1; beyond an image its edge continues.
     """
 
     def __init__(self, config: EMVNetConfig) -> None:
@@ -370,6 +374,7 @@ class _FramesHead(nn.Module):
         motions = motion_grid(config.motion_extent, config.motion_step, centred=config.motion_centred)
         self.motions = [(dy * self.side, dx * self.side) for dy, dx in motions.tolist()]
         self.gains = config.exposures
+        self.saturated = None if config.mask == "none" else config.saturated
 
     def forward(self, volume: Tensor, images: Tensor) -> Tensor:
         """As :class:`_Head` does."""
@@ -392,30 +397,38 @@ class _FramesHead(nn.Module):
         return self._mean(scores, images)
 
     def _mean(self, scores: Tensor, images: Tensor) -> Tensor:
-        # (N, side^2, D, h, w) to (N, D, H, W).
-        weights = scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
-        weights = F.pixel_shuffle(weights.transpose(1, 2), self.side)[:, :, 0]
+        scores = F.pixel_shuffle(scores.transpose(1, 2), self.side)[:, :, 0]  # (N, D, H, W)
         if self.side > 1:
             images = F.pixel_shuffle(images, self.side)
         slices = {"i": images.shape[1] - (not self.with_reference), "m": len(self.motions), "e": len(self.gains)}
-        weights = weights.unflatten(1, [slices[axis] for axis in self.order])
+        scores = scores.unflatten(1, [slices[axis] for axis in self.order])
         axes = [1 + self.order.index(axis) for axis in "ime"]
-        weights = weights.permute(0, *axes, 4, 5)  # (N, n, M, E, H, W)
-        others = images[:, 1:]
-        total = torch.zeros_like(images[:, 0])
+        scores = scores.permute(0, *axes, 4, 5).to(torch.promote_types(scores.dtype, torch.float32))
+        reference, others = images[:, 0], images[:, 1:]
+        if self.saturated is not None:
+            lost = [-_UNTRUSTED * (x >= self.saturated).any(-3).to(scores.dtype) for x in (reference, others)]
+            beside = torch.stack([*self._moved(lost[1])], 2).unsqueeze(3)  # (N, n - 1, M, 1, H, W)
+            if self.with_reference:
+                beside = torch.cat([lost[0][:, None, None, None].expand_as(beside[:, :1]), beside], 1)
+            scores = scores + beside
+        weights = scores.flatten(1, 3).softmax(1).unflatten(1, scores.shape[1:4]).to(images.dtype)
+        total = torch.zeros_like(reference)
         if self.with_reference:
-            total = images[:, 0] * weights[:, 0].sum((1, 2)).unsqueeze(1)
+            total = reference * weights[:, 0].sum((1, 2)).unsqueeze(1)
             weights = weights[:, 1:]
         gains = torch.tensor(self.gains, dtype=weights.dtype, device=weights.device).view(-1, 1, 1)
         scaled = (weights * gains).sum(3)
-        reach = max(max(abs(dy), abs(dx)) for dy, dx in self.motions)
-        height, width = images.shape[-2:]
-        wide = F.pad(others.flatten(0, 1), [reach] * 4, "replicate").unflatten(0, others.shape[:2])
-        for k, (dy, dx) in enumerate(self.motions):
-            top, left = reach + dy, reach + dx
-            moved = wide[..., top : top + height, left : left + width]
+        for k, moved in enumerate(self._moved(others)):
             total = total + (moved * scaled[:, :, k].unsqueeze(2)).sum(1)
         return total
+
+    def _moved(self, images: Tensor) -> Iterator[Tensor]:
+        """Images (..., H, W) by each motion."""
+        reach = max(max(abs(dy), abs(dx)) for dy, dx in self.motions)
+        height, width = images.shape[-2:]
+        wide = F.pad(images.flatten(1, -3), [reach] * 4, "replicate").unflatten(1, images.shape[1:-2])
+        for dy, dx in self.motions:
+            yield wide[..., reach + dy : reach + dy + height, reach + dx : reach + dx + width]
 
 
 def _last_layer(hourglass: Hourglass3d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
