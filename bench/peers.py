@@ -1059,6 +1059,64 @@ def torch_mef_ssim(fused: Tensor, bracket: Tensor, taps: Tensor, weights: Tensor
     ]
 
 
+# ---- pairwise ------------------------------------------------------------------------------------
+
+
+def _drawn(usable: Tensor, count: int) -> Tensor:
+    """Places (rows, count) among the usable ones of each row, uniformly."""
+    numbers = usable.cumsum(1)
+    wanted = (torch.rand(len(usable), count, dtype=torch.float64) * numbers[:, -1:]).long() + 1
+    return torch.searchsorted(numbers, wanted).clamp(max=usable.shape[1] - 1)
+
+
+def _boxes(images: Tensor, side: int) -> Tensor:
+    """Sums of squares (C, H - side + 1, W - side + 1) by integral images."""
+    sums = F.pad(images.double(), (1, 0, 1, 0)).cumsum(1).cumsum(2)
+    right = sums[..., side:] - sums[..., :-side]
+    return right[:, side:] - right[:, :-side]
+
+
+def composed_pairwise(
+    prediction: Tensor, target: Tensor, pairs: int, sides: Sequence[int] | None, threshold: float
+) -> Tensor:
+    """The pairwise loss of pixels, or of patches of such sides, from PyTorch's own operators."""
+    exposed = target <= 0.99 * target.amax((1, 2, 3), keepdim=True)
+    if sides is None:
+        rows, wanted = prediction.flatten(2).flatten(0, 1), target.flatten(2).flatten(0, 1)
+        places = _drawn(exposed.flatten(2).flatten(0, 1), 2 * pairs)
+        first, second = rows.gather(1, places), wanted.gather(1, places)
+    else:
+        drawn = []
+        for k, side in enumerate(sides):
+            places = _drawn((_boxes(~exposed[k], side) < 0.5).flatten(1), 2 * pairs)
+            images = [torch.where(exposed[k], image[k], 0) for image in (prediction, target)]
+            drawn.append([(_boxes(image, side).flatten(1) / side**2).gather(1, places) for image in images])
+        first, second = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    logarithms = first.clamp(min=1e-6).log().unflatten(1, (-1, 2)).diff(dim=2)[..., 0]
+    sign = torch.where(second.unflatten(1, (-1, 2)).diff(dim=2)[..., 0] < 0, 1.0, -1.0)
+    cost = sign * logarithms
+    root = cost.clamp(min=threshold).sqrt()
+    constant = math.log1p(math.exp(threshold)) - math.log1p(math.exp(threshold**0.5))
+    return torch.where(cost <= threshold, F.softplus(cost), F.softplus(root) + constant).mean()
+
+
+def torch_pairwise(
+    prediction: Tensor, target: Tensor, pairs: int, sides: Sequence[int] | None, threshold: float, backward: bool
+) -> list[Peer]:
+    """The composition, eager; with ``backward`` forward and backward, else the value alone."""
+    x = prediction.detach().clone().requires_grad_(backward)
+
+    def call() -> Tensor:
+        value = composed_pairwise(x, target, pairs, sides, threshold)
+        return torch.autograd.grad(value, x)[0] if backward else value
+
+    threads = torch.get_num_threads()
+    return [
+        Peer("torch eager", [Candidate("integral images", call)], threads=threads, family="pairwise"),
+        Peer("torch.compile", [], "searchsorted and random numbers are calls of the same library functions"),
+    ]
+
+
 # ---- ssim: similarity and its gradient -----------------------------------------------------------
 
 

@@ -1,9 +1,9 @@
 """Triton kernels of ``pairwise``; arguments as in ``cpp/schema.cpp``, definition in ``hdrops.reference.pairwise``.
 
-Sums over patches are separable: across once for all places, down where a pair needs them. A pair finds the places of its
-ranks by bisection of the running number of usable places, which PyTorch sums. Backward: slopes are added up in fixed
-point, relative to the largest of their channel, so that the order of the atomics does not matter; then in whole numbers
-over the patches that cover a pixel. Pixels are patches of one.
+Sums over patches are separable: across once for all places, down where a pair needs them. A pair finds the places of
+its ranks by bisection of the running number of usable places, which PyTorch sums. Backward: slopes are added up in
+fixed point, relative to the largest of their channel, so that the order of the atomics does not matter; then in whole
+numbers over the patches that cover a pixel. Pixels are patches of one.
 """
 
 from __future__ import annotations

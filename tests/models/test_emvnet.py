@@ -62,7 +62,7 @@ def mean_of_frames(scores: Tensor, images: Tensor, config: EMVNetConfig) -> Tens
         moved = image[:, :, (rows + dy).clamp(0, height - 1)][..., (columns + dx).clamp(0, width - 1)]
         score = F.pixel_shuffle(scores[:, :, d], side)
         if config.mask != "none":
-            score = score - 8 * (moved >= config.saturated).any(1, keepdim=True).double()
+            score = score - 1000 * (moved >= config.saturated).any(1, keepdim=True).double()
         values.append(moved * (config.exposures[place["e"]] if place["i"] else 1.0))
         logarithms.append(score)
     picture = (torch.stack(logarithms).softmax(0) * torch.stack(values)).sum(0)

@@ -353,7 +353,7 @@ class _Head(nn.Module):
         return picture
 
 
-_UNTRUSTED = 8.0
+_UNTRUSTED = 1e3
 
 
 class _FramesHead(nn.Module):
@@ -362,8 +362,8 @@ class _FramesHead(nn.Module):
         Y(p) = sum_d softmax_d(S(d, p) - c s_d(p + M_d)) E_d I_d(p + M_d)
 
     with S, one number for every slice and pixel, by a convolution of the hourglass's result. Where an image is
-    saturated, s = 1 and its weight falls by e^c = e^8, unless there is no mask; a pixel that is saturated in all images
-    keeps its weights. Slices of the reference have M = 0 and E = 1; beyond an image its edge continues.
+    saturated, s = 1, and c = 1000 takes its weight unless there is no mask; a pixel that is saturated in all images
+    keeps the weights that S gives. Slices of the reference have M = 0 and E = 1; beyond an image its edge continues.
     """
 
     def __init__(self, config: EMVNetConfig) -> None:
