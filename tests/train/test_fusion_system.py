@@ -12,6 +12,7 @@ from hdrops.losses import HyperPMBLoss
 from hdrops.models import HyperPMB
 from hdrops.train import load_config, train
 from hdrops.train.hyperp_mb import SYSTEM
+from hdrops.train.random_state import seed_everything
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def config(folder, *settings):
 @pytest.mark.parametrize("kind", ["panoramas", "brackets"])
 def test_trains(kind, request, tmp_path):
     chosen = config(request.getfixturevalue(kind), "steps=40", "validate_every=20")
+    seed_everything(chosen.seed, 0)  # the weights that the run begins with
     with torch.inference_mode():
         fresh = SYSTEM.model(chosen).eval()
         before = SYSTEM.validate(fresh, SYSTEM.samples(chosen).held_out, chosen, torch.device("cpu"), False)

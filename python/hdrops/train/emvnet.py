@@ -17,21 +17,28 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hdrops.data import DynamicScenes
+from hdrops.data import DynamicScenes, HDRPlusBursts, KalantariScenes, NTIREScenes, RawPairs, split_scenes
 from hdrops.io import InputError
-from hdrops.losses import ContentLoss, PairwiseLoss, relativistic_discriminator_loss, relativistic_generator_loss
+from hdrops.losses import (
+    ContentLoss,
+    PairwiseLoss,
+    PerceptualLoss,
+    relativistic_discriminator_loss,
+    relativistic_generator_loss,
+)
 from hdrops.metrics import psnr
 from hdrops.metrics.domains import mu_law_encode
 from hdrops.metrics.hdr import ssim
 from hdrops.models import EMVNet, EMVNetConfig
 from hdrops.models.emvnet import Pictures
-from hdrops.nn import VGGDiscriminator
+from hdrops.nn import VGGDiscriminator, VGGFeatures, demosaic
 from hdrops.train.config import OptimizerConfig, Section, TrainConfig
 from hdrops.train.scenes import (
     Place,
     ScenesConfig,
     datasets,
     means,
+    panorama_of,
     picture_of,
     picture_row,
     spread,
@@ -40,6 +47,7 @@ from hdrops.train.system import Batch, Data, System, Terms, Validation
 
 _ROWS = 3  # of a validation picture
 _LEAST_FRAME = 32  # pixels a side that the discriminator needs
+_RGB = 3  # channels
 _GENERATOR, _DISCRIMINATOR = "generator", "discriminator"
 
 
@@ -70,6 +78,7 @@ class DynamicConfig(Section):
     """Moving scenes photographed by virtual cameras in HDR images: every file is a scene."""
 
     samples: int = Field(default=2048, ge=1, description="of an epoch")
+    ratio: tuple[float, float] = Field(default=(2.0, 16.0), description="range of the exposures' ratio, of raw pairs")
     images: int = Field(default=3, ge=2, le=16, description="of a bracket")
     stops: tuple[float, float] = Field(default=(1.5, 3.0), description="range of stops between two exposures")
     motion: float = Field(default=16.0, ge=0, description="largest motion of an object between two exposures, pixels")
@@ -82,6 +91,9 @@ class DynamicConfig(Section):
 class DataConfig(ScenesConfig):
     """What is learnt from."""
 
+    layout: Literal["synthesis", "kalantari", "ntire", "hdrplus"] = Field(
+        default="synthesis", description="of the folders: HDR images, or scenes as these data sets have them"
+    )
     frame: tuple[PositiveInt, PositiveInt] = Field(
         default=(128, 128), description="height and width of the images that are learnt from"
     )
@@ -111,6 +123,13 @@ class EMVNetTrainConfig(TrainConfig):
 _SCHEDULE = {"kind": "step", "every": 200_000, "factor": 0.5}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "hdr": {"schedule": _SCHEDULE},
+    "raw_hdr": {"schedule": _SCHEDULE, "model": {"network": "raw_hdr"}},
+    "isp": {
+        "schedule": _SCHEDULE,
+        "model": {"network": "isp"},
+        "loss": {"adversarial": 0.005, "pixels": 0.6, "patches": 0.6, "domain": "none"},
+        "data": {"layout": "hdrplus"},
+    },
     "quick": {
         "steps": 3000,
         "batch": 4,
@@ -156,34 +175,89 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 # ---- data ----------------------------------------------------------------------------------------------------------
 
 
+Samples = DynamicScenes | RawPairs | KalantariScenes | NTIREScenes | HDRPlusBursts
+
+
 def samples(config: EMVNetTrainConfig) -> Data:
     """The brackets to train with, and those of other scenes to validate with."""
-    data, s = config.data, config.data.synthesis
+    data, network = config.data, _network(config)
     if config.loss.adversarial and min(data.frame) < _LEAST_FRAME:
         raise InputError(
             f"the discriminator needs {_LEAST_FRAME} pixels a side; raise data.frame, or set loss.adversarial=0"
         )
+    raw = network.channels != _RGB
+    wanted = ("hdrplus",) if _finishing(network) else ("synthesis", "hdrplus")
+    allowed = wanted if raw else ("synthesis", "kalantari", "ntire")
+    if data.layout not in allowed:
+        raise InputError(f"data.layout of this network must be one of {', '.join(allowed)}, got {data.layout}")
+    if data.layout == "hdrplus":
+        return _bursts(config, "isp" if _finishing(network) else "raw")
+    if data.layout != "synthesis":
+        given = {"kind": "brackets", "validation_kind": "brackets"}
+        return Data(*datasets(data.model_copy(update=given), functools.partial(_photographed, config)))
+    return Data(*datasets(data, functools.partial(_synthesised, config, raw)))
 
-    def made(scenes: Sequence[pathlib.Path], kind: str, training: bool) -> DynamicScenes:
-        if kind == "brackets":
-            raise InputError("brackets say nothing of the picture wanted; give folders of .hdr or .exr images")
-        return DynamicScenes(
-            scenes,
-            panorama={"auto": None, "yes": True, "no": False}[s.panorama],
-            count=s.images,
-            stops=s.stops,
-            frame=data.frame if training else data.validation_frame,
-            motion=s.motion,
-            shake=s.shake,
-            objects=s.objects,
-            fov=s.fov,
-            gamma=data.gamma,
-            seed=config.seed if training else config.seed + 1,
-            samples_per_epoch=s.samples if training else data.validation_samples,
-            augment=training,
+
+def _synthesised(
+    config: EMVNetTrainConfig, raw: bool, scenes: Sequence[pathlib.Path], kind: str, training: bool
+) -> Samples:
+    if kind == "brackets":
+        raise InputError(
+            "brackets say nothing of the picture wanted; give folders of .hdr or .exr images, or say by data.layout "
+            "how the folders hold it"
         )
+    data, s = config.data, config.data.synthesis
+    frame = data.frame if training else data.validation_frame
+    shared: dict[str, Any] = {
+        "panorama": panorama_of(s.panorama),
+        "motion": s.motion,
+        "objects": s.objects,
+        "fov": s.fov,
+        "seed": config.seed if training else config.seed + 1,
+        "samples_per_epoch": s.samples if training else data.validation_samples,
+        "augment": training,
+    }
+    if not raw:
+        return DynamicScenes(
+            scenes, count=s.images, stops=s.stops, frame=frame, shake=s.shake, gamma=data.gamma, **shared
+        )
+    # Of what is mirrored a cell is cut off.
+    drawn = (frame[0] + 1, frame[1] + 1)
+    return RawPairs(
+        scenes, ratio=s.ratio, frame=drawn if training else frame, patch=frame if training else None, **shared
+    )
 
-    return Data(*datasets(data, made))
+
+def _photographed(
+    config: EMVNetTrainConfig, scenes: Sequence[pathlib.Path], kind: str, training: bool
+) -> KalantariScenes | NTIREScenes:
+    layout = KalantariScenes if config.data.layout == "kalantari" else NTIREScenes
+    return layout(scenes, patch=config.data.frame if training else None, seed=config.seed, augment=training)
+
+
+def _bursts(config: EMVNetTrainConfig, task: Literal["raw", "isp"]) -> Data:
+    data = config.data
+    if not data.folders:
+        raise InputError("there is no training data; give the folder of the bursts and their results by --data")
+    if data.validation:
+        raise InputError("data.validation is not for bursts; name those to hold out in data.held_out_scenes")
+    try:
+        known = HDRPlusBursts(data.folders, task=task, patch=None).scenes
+        trained, held_out = known, []
+        if data.held_out_scenes or data.held_out:
+            sides = split_scenes(known, data.held_out_scenes or data.held_out)
+            trained, held_out = ([place.name for place in side] for side in sides)
+        made = functools.partial(
+            HDRPlusBursts, data.folders, task=task, ratio=data.synthesis.ratio, seed=config.seed, verify=False
+        )
+        training = made(bursts=trained, patch=data.frame)
+        validation = made(bursts=held_out, patch=None, augment=False) if held_out else None
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"data: {error}") from error
+    facts = {"kind": "hdrplus", "training": training.scenes, "validation": held_out}
+    return Data(training, validation, facts)
 
 
 # ---- learning ------------------------------------------------------------------------------------------------------
@@ -199,14 +273,27 @@ class Networks(nn.Module):
 
 def model(config: EMVNetTrainConfig) -> Networks:
     """Networks with fresh weights."""
-    try:
-        chosen = EMVNetConfig.preset(config.model.network, **_tuples(config.model.changes))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"model: {error}") from error
-    generator = EMVNet(chosen)
+    if config.loss.perceptual and not config.loss.vgg:
+        raise InputError(
+            "L_p needs the weights of VGG-19: give their file by loss.vgg (hdrops convert vgg19 makes one of "
+            "torchvision's), or set loss.perceptual=0"
+        )
+    generator = EMVNet(_network(config))
     if not config.loss.adversarial:
         return Networks(generator, None)
     return Networks(generator, VGGDiscriminator(features=config.loss.discriminator))
+
+
+def _network(config: EMVNetTrainConfig) -> EMVNetConfig:
+    try:
+        return EMVNetConfig.preset(config.model.network, **_tuples(config.model.changes))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model: {error}") from error
+
+
+def _finishing(network: EMVNetConfig) -> bool:
+    """Whether pictures are finished ones of raw images."""
+    return network.channels != _RGB and network.outputs == _RGB
 
 
 def _tuples(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,8 +317,9 @@ def losses(networks: nn.Module, batch: Batch, config: EMVNetTrainConfig) -> Iter
     assert isinstance(networks, Networks)
     loss = config.loss
     generator, discriminator = networks.generator, networks.discriminator
-    gamma = config.data.gamma if generator.config.channels == 3 else 1.0
-    scale = batch["times"].amin(1).view(-1, 1, 1, 1)  # of light, so that the brightest is 1
+    network = generator.config
+    gamma = config.data.gamma if network.channels == _RGB else 1.0
+    scale = _scale(batch["times"], network)
     pictures = generator(batch["images"], batch["reference"])
     found = Pictures(*(light_of(picture, gamma) * scale for picture in pictures))
     target = batch["target"] * scale
@@ -245,14 +333,16 @@ def losses(networks: nn.Module, batch: Batch, config: EMVNetTrainConfig) -> Iter
         terms["pairwise"] = ranked(found.last, target)
     if loss.teacher and loss.distillation:
         with torch.no_grad():
-            shown = _teacher(loss.teacher, found.last.device)(batch["images"], batch["reference"])
-        for name, own, wanted in zip(Pictures._fields, found, shown, strict=True):
+            taught = _teacher(loss.teacher, found.last.device)(batch["images"], batch["reference"])
+        for name, own, wanted in zip(Pictures._fields, found, taught, strict=True):
             distance = ContentLoss(loss.domain, weights=(1, 0, 0))([own] * 3, light_of(wanted, gamma) * scale)
             terms[f"distillation_{name}"] = loss.distillation * distance
+    shown, real = (_displayed(light, network) for light in (found.last, target))
+    if loss.perceptual:
+        terms["perceptual"] = loss.perceptual * _perceptual(loss.vgg, shown.device)(shown, real)
     if discriminator is None:
         yield _GENERATOR, terms
         return
-    shown, real = mu_law_encode(found.last), mu_law_encode(target)
     judged = discriminator(real).detach(), discriminator(shown)
     terms["adversarial"] = loss.adversarial * relativistic_generator_loss(*judged)
     yield _GENERATOR, terms
@@ -267,38 +357,69 @@ def _teacher(folder: str, device: torch.device) -> EMVNet:
         raise InputError(f"loss.teacher: {error}") from error
 
 
+@functools.cache
+def _perceptual(file: str, device: torch.device) -> PerceptualLoss:
+    try:
+        return PerceptualLoss(VGGFeatures.from_pretrained(file)).to(device)
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(f"loss.vgg: {error}") from error
+
+
+def _scale(times: Tensor, network: EMVNetConfig) -> Tensor:
+    """Of light, (N, 1, 1, 1), so that the brightest that images (N, n) of such times hold is 1."""
+    scale = torch.ones_like(times[:, 0]) if _finishing(network) else times.amin(1)
+    return scale.view(-1, 1, 1, 1)
+
+
+def _displayed(light: Tensor, network: EMVNetConfig) -> Tensor:
+    """RGB pictures of light, of which 1 is the brightest, as displays show them; finished ones as they are."""
+    if _finishing(network):
+        return light
+    return mu_law_encode(light if network.channels == _RGB else demosaic(light))
+
+
 def measured(
-    picture: Tensor, target: Tensor, images: Tensor, reference: int, times: Tensor, gamma: float
+    picture: Tensor, target: Tensor, images: Tensor, reference: int, times: Tensor, gamma: float, network: EMVNetConfig
 ) -> dict[str, float]:
-    """The metrics of a picture (1, C, H, W) in the coding of the images, and of the reference alone."""
-    scale = float(times.min())
+    """The metrics of a picture (1, C, H, W) in the coding of the images, and of the reference where it is one.
+
+    "error" is the mean absolute difference of what displays show.
+    """
+    scale = _scale(times[None], network).to(target)
     wanted = (target * scale).clamp(0, 1)
-    found: dict[str, float] = {}
-    for suffix, coded in {"": picture, "_reference": images[:, reference]}.items():
+    candidates = {"": picture} if _finishing(network) else {"": picture, "_reference": images[:, reference]}
+    shown = [_displayed(light, network) for light in ((picture.clamp(min=0) ** gamma * scale).clamp(0, 1), wanted)]
+    found = {"error": float((shown[0] - shown[1]).abs().mean())}
+    for suffix, coded in candidates.items():
         light = (coded.clamp(min=0) ** gamma * scale).clamp(0, 1)
-        found[f"psnr_mu{suffix}"] = float(psnr(light, wanted, "mu"))
-        found[f"ssim_mu{suffix}"] = float(ssim(light, wanted, "mu"))
+        if not _finishing(network):
+            found[f"psnr_mu{suffix}"] = float(psnr(light, wanted, "mu"))
+            found[f"ssim_mu{suffix}"] = float(ssim(light, wanted, "mu"))
         found[f"psnr_l{suffix}"] = float(psnr(light, wanted))
+        found[f"ssim_l{suffix}"] = float(ssim(light, wanted))
     return found
 
 
 def validate(
     networks: Networks, held_out: Dataset[Any], config: EMVNetTrainConfig, device: torch.device, picture: bool
 ) -> Validation:
-    """PSNR in dB and SSIM of the light, by mu-law and linear, of the picture and of the reference alone."""
-    network = networks.generator
-    gamma = config.data.gamma if network.config.channels == 3 else 1.0
+    """PSNR in dB and SSIM of the light, by mu-law and linear, of the picture and of the reference alone; of finished
+    pictures as they are."""
+    model = networks.generator
+    network = model.config
+    gamma = config.data.gamma if network.channels == _RGB else 1.0
     found: list[dict[str, float]] = []
     rows: list[Tensor] = []
     for sample in spread(held_out, config.data.validation_samples):
         images, target = sample["images"][None].to(device), sample["target"][None].to(device)
         reference = int(sample["reference"])
-        result = network.enhance(images, reference)
-        found.append(measured(result, target, images, reference, sample["times"], gamma))
+        result = model.enhance(images, reference)
+        found.append(measured(result, target, images, reference, sample["times"], gamma, network))
         if picture and len(rows) < _ROWS:
-            scale = float(sample["times"].min())
-            shown = [mu_law_encode((light * scale).clamp(0, 1))[0] for light in (light_of(result, gamma), target)]
-            rows.append(picture_row([*images[0], *shown]))
+            scale = _scale(sample["times"][None].to(device), network)
+            light = [(x * scale).clamp(0, 1) for x in (light_of(result, gamma), target)]
+            frames = images[0] if network.channels == _RGB else demosaic(images[0])
+            rows.append(picture_row([*frames, *(_displayed(x, network)[0] for x in light)]))
     return Validation(means(found), picture_of(rows))
 
 
@@ -316,7 +437,7 @@ SYSTEM = System(
     losses=losses,
     export=_export,
     validate=validate,
-    best=("psnr_mu", "highest"),
+    best=("error", "lowest"),
     optimizers=optimizers,
     size_keys=("batch", "data.frame"),
     validation_keys=("data.validation_frame",),

@@ -157,7 +157,7 @@ def _triplets(
     s = config.synthesis
     return SyntheticTriplets(
         scenes,
-        panorama=panorama_of(s),
+        panorama=panorama_of(s.panorama),
         distance=s.distance,
         fraction=0.5 if s.half else FRACTIONS,
         frame=s.frame,

@@ -121,7 +121,7 @@ def _triplets(scenes: Sequence[pathlib.Path], kind: str, config: DataConfig, see
     s = config.synthesis
     return SyntheticTriplets(
         scenes,
-        panorama=panorama_of(s),
+        panorama=panorama_of(s.panorama),
         distance=s.distance,
         fraction=FRACTIONS,
         frame=s.frame,

@@ -144,9 +144,9 @@ def camera_of(config: SynthesisConfig) -> Callable[[np.random.Generator], Camera
     return functools.partial(draw_camera, draw_response=response, jpeg=config.jpeg)
 
 
-def panorama_of(config: SynthesisConfig) -> bool | None:
+def panorama_of(said: Literal["auto", "yes", "no"]) -> bool | None:
     """Whether images are panoramas; None: their shape says."""
-    return {"auto": None, "yes": True, "no": False}[config.panorama]
+    return {"auto": None, "yes": True, "no": False}[said]
 
 
 @contextlib.contextmanager
