@@ -10,10 +10,10 @@ import sys
 import pytest
 import torch
 
-from hdrops.data import sample_bracket
+from hdrops.data import DynamicScenes, render_scene, sample_bracket
 from hdrops.io import write_image
 from hdrops.losses import MaskBuilder
-from hdrops.models import HyperPMB, HyperPMBConfig
+from hdrops.models import EMVNet, EMVNetConfig, HyperPMB, HyperPMBConfig
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "bench" / "reproduce"
 
@@ -168,3 +168,19 @@ def test_the_whole_reproduction_of_fusion_runs(fusion, brackets, monkeypatch):
     assert (facts["brackets of three"], facts["brackets of nine"]) == (1, 2)
     for name in ("changes.csv", "losses.png", "sought_changes.csv", "three_frames.csv", "nine_frames.csv"):
         assert (brackets / "results" / name).stat().st_size > 0
+
+
+def test_enhancement_is_judged_beside_the_reference_and_a_merge(monkeypatch, tmp_path):
+    script = loaded("emvnet", monkeypatch)
+    assert set(script.TITLES) == {*script.RUNS, "reference", "merge"}
+    still = DynamicScenes(render_scene(64, 128), frame=(40, 48), objects=0, shake=0.0, samples_per_epoch=2)
+    torch.manual_seed(1)
+    network = EMVNet(EMVNetConfig.preset("tiny", residual=True))
+    for head in network.heads:
+        torch.nn.init.zeros_(head.conv.weight)
+        torch.nn.init.zeros_(head.conv.bias)
+    table = script.judged({"full": network}, (still[k] for k in range(2)), 2.2, tmp_path / "pictures")
+    assert list(table) == ["reference", "merge", "full"]
+    assert table["full"] == table["reference"]  # it adds nothing to it
+    assert table["merge"]["psnr_l"] > 40  # nothing moves
+    assert len(list((tmp_path / "pictures").iterdir())) == 2

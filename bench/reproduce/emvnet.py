@@ -9,7 +9,11 @@ them stand the reference image alone, and the weighted merge of Debevec and Mali
 Light is divided by the brightest that the darkest image holds; PSNR in dB and SSIM of it, by mu-law (mu = 5000) and
 linear.
 
-Interrupted, the script goes on where it was. Tables and pictures go to ``bench/results/emvnet``.
+The values of the paper are of other images, networks forty times as large and hundreds of times as many updates: what
+can be compared is the order.
+
+Interrupted, the script goes on where it was. Tables go to ``bench/results/emvnet``, pictures stay in
+OUT.
 
     python bench/reproduce/emvnet.py DATA OUT
 
@@ -19,16 +23,27 @@ Networks can be trained at the same time before, by ``--only NAME --threads 1`` 
 from __future__ import annotations
 
 import argparse
+import json
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hdrops.train.emvnet import SYSTEM
+import torch
+from torch import Tensor
+
+import hdrops
+from hdrops.data import NTIREScenes
+from hdrops.io import write_image
+from hdrops.metrics.domains import mu_law_encode
+from hdrops.models import EMVNet
+from hdrops.train import load_config
+from hdrops.train.emvnet import SYSTEM, measured
 
 BENCH = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(BENCH))
 import runs  # noqa: E402
+from machine import machine  # noqa: E402
 
 ALONE = {"motion_extent": 1, "motion_step": 1}  # one motion, none
 # What each network changes in the configuration; all else is shared.
@@ -44,10 +59,25 @@ RUNS: dict[str, dict[str, Any]] = {
     "patches": {"loss": {"patches": 0.25}},
     "pairs": {"loss": {"pixels": 0.25, "patches": 0.25}},
 }
+TITLES = {
+    "reference": "the reference alone",
+    "merge": "weighted merge, as if nothing moved",
+    "no-volume": "no motions, no gains",
+    "exposure": "gains",
+    "motion": "motions",
+    "no-mask": "motions and gains, no mask",
+    "dense": "motions of every pixel and gains",
+    "full": "motions and gains; content loss",
+    "adversarial": "full, adversarial loss",
+    "pixels": "full, pairs of pixels",
+    "patches": "full, pairs of patches",
+    "pairs": "full, pairs of both",
+}
+METRICS = ("psnr_mu", "ssim_mu", "psnr_l", "ssim_l")
 
 
-def learnt(name: str, data: pathlib.Path, out: pathlib.Path, budget: argparse.Namespace) -> pathlib.Path:
-    """The folder of the weights of a run."""
+def configuration(data: pathlib.Path, budget: argparse.Namespace) -> dict[str, Any]:
+    """What all runs share."""
     shared: Mapping[str, Any] = {
         "steps": budget.steps,
         "validate_every": max(1, budget.steps // 6),
@@ -55,7 +85,37 @@ def learnt(name: str, data: pathlib.Path, out: pathlib.Path, budget: argparse.Na
         "data": {"folders": [str(data / "hdr" / "polyhaven")], "validation_samples": 16},
         "run": {"workers": 0, "threads": budget.threads, "tensorboard": False, "checkpoint_every": 200},
     }
-    return runs.trained(SYSTEM, name, runs.merged(runs.merged(SYSTEM.presets["quick"], shared), RUNS[name]), out)
+    return runs.merged(SYSTEM.presets["quick"], shared)
+
+
+def learnt(name: str, data: pathlib.Path, out: pathlib.Path, budget: argparse.Namespace) -> pathlib.Path:
+    """The folder of the weights of a run."""
+    return runs.trained(SYSTEM, name, runs.merged(configuration(data, budget), RUNS[name]), out)
+
+
+def judged(
+    networks: Mapping[str, EMVNet], samples: Iterable[Mapping[str, Tensor]], gamma: float, pictures: pathlib.Path
+) -> dict[str, dict[str, float]]:
+    """The mean metrics of networks, of the reference alone and of the weighted merge; pictures by mu-law."""
+    found: dict[str, list[dict[str, float]]] = {}
+    pictures.mkdir(parents=True, exist_ok=True)
+    for number, sample in enumerate(samples):
+        images, target, times = sample["images"][None], sample["target"][None], sample["times"]
+        reference = int(sample["reference"])
+        results = {
+            "reference": images[:, reference],
+            "merge": hdrops.merge_radiance(images, times, coding=gamma) ** (1 / gamma),
+        }
+        results |= {name: network.enhance(images, reference) for name, network in networks.items()}
+        scale = float(times.min())
+        shown = [mu_law_encode((target * scale).clamp(0, 1))]
+        for name, result in results.items():
+            row = measured(result, target, images, reference, times, gamma, next(iter(networks.values())).config)
+            found.setdefault(name, []).append({metric: row[metric] for metric in METRICS})
+            shown.append(mu_law_encode((result.clamp(min=0) ** gamma * scale).clamp(0, 1)))
+        strip = torch.cat([*images[0], *(x[0] for x in shown)], -1)
+        write_image(pictures / f"{number:02}.png", (strip * 255).round().to(torch.uint8))
+    return {name: {m: runs.mean(row[m] for row in rows) for m in METRICS} for name, rows in found.items()}
 
 
 def main() -> None:
@@ -64,11 +124,30 @@ def main() -> None:
     parser.add_argument("out", type=pathlib.Path, help="folder of the runs and of the pictures")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--judged", type=int, default=48, help="brackets of held-out panoramas")
     parser.add_argument("--only", nargs="*", choices=[*RUNS], help="train these and stop")
     parser.add_argument("--results", type=pathlib.Path, default=BENCH / "results" / "emvnet")
     budget = parser.parse_args()
-    for name in budget.only or RUNS:
-        learnt(name, budget.data, budget.out, budget)
+    if budget.only is not None:
+        for name in budget.only:
+            learnt(name, budget.data, budget.out, budget)
+        return
+    networks = {name: EMVNet.from_pretrained(learnt(name, budget.data, budget.out, budget)) for name in RUNS}
+    values = runs.merged(configuration(budget.data, budget), {"data": {"validation_samples": budget.judged}})
+    config = load_config(SYSTEM.config, SYSTEM.presets, values=values)
+    data = SYSTEM.samples(config)
+    synthetic = (data.held_out[k] for k in range(budget.judged))
+    scenes = NTIREScenes(budget.data / "dynamic_gt", patch=None, augment=False)
+    budget.results.mkdir(parents=True, exist_ok=True)
+    for name, samples, gamma in (
+        ("synthetic", synthetic, config.data.gamma),
+        ("ntire", (scenes[k] for k in range(len(scenes))), scenes.gamma),
+    ):
+        table = judged(networks, samples, gamma, budget.out / "pictures" / name)
+        runs.write_table(budget.results / f"{name}.csv", table, TITLES)
+    facts = {"steps": budget.steps, "brackets": budget.judged, "scenes": dict(data.facts)}
+    facts |= {"machine": machine("cpu", budget.threads or torch.get_num_threads())}
+    (budget.results / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

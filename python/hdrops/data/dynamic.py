@@ -1,12 +1,4 @@
-"""Brackets of moving scenes with the picture that they should give, made of HDR images.
-
-Samples are of one kind, whatever they come from::
-
-    images     (n, C, H, W) float32 in [0, 1]: from the shortest exposure to the longest, as the camera codes them
-    target     (C, H, W) float32, >= 0: linear light in the exposure of the reference, 1 where that saturates
-    reference  () int64: the number of the image whose view the target has
-    times      (n,) float32: exposures relative to the reference's, whose own is 1
-"""
+"""Moving scenes, photographed by virtual cameras in HDR images; samples are those of :mod:`hdrops.data.moving`."""
 
 from __future__ import annotations
 
@@ -15,7 +7,6 @@ import functools
 import math
 import operator
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -26,17 +17,7 @@ from torch.utils.data import Dataset
 
 from hdrops.data.camera import LinearPhotograph, Panorama, draw_camera, metered_time
 from hdrops.data.responses import Response, gamma_response
-from hdrops.data.triplets import (
-    Sample,
-    _check_length,
-    _generator,
-    _key,
-    _linear_sources,
-    _one_thread,
-    _pixels_again,
-    _report,
-)
-from hdrops.io import InputError, read_image
+from hdrops.data.triplets import LinearScenes, Sample, _check_length, _generator, _key, _one_thread
 
 GAMMA = 2.2  # of Kalantari's images
 _HARMONICS = 4  # of the outline of an object
@@ -144,45 +125,17 @@ class DynamicScenes(Dataset[Sample]):
             raise ValueError(f"motion and shake must be pixels, 0 or more, got {motion} and {shake}")
         if operator.index(objects) < 0:
             raise ValueError(f"objects must be 0 or more, got {objects}")
-        if not 1 <= fov[0] <= fov[1] <= 170:
-            raise ValueError(f"fov must be a range within 1 to 170 degrees, got {fov}")
         if not 0 < gamma < math.inf:
             raise ValueError(f"gamma must be positive, got {gamma}")
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be at least 0 and below 2^64, got {seed}")
         self._frame = operator.index(frame[0]), operator.index(frame[1])
-        self._panorama, self._fov, self._count, self._stops = panorama, fov, count, stops
+        self._fov, self._count, self._stops = fov, count, stops
         self._motion, self._shake, self._objects, self._gamma = motion, shake, objects, gamma
         self._seed, self._augment = seed, augment
         self._length = _check_length(samples_per_epoch, 1)
-        self._sources: list[pathlib.Path | Panorama | LinearPhotograph] = []
-        self.scenes: list[str] = []
-        skipped: dict[str, str] = {}
-        for name, source in _linear_sources(images):
-            try:
-                scene = self._open(source if isinstance(source, Tensor) else read_image(source).pixels)
-            except (InputError, ValueError, TypeError) as error:
-                skipped[name] = str(error)
-                continue
-            self.scenes.append(name)
-            if isinstance(source, pathlib.Path) and scene.nbytes > cache_bytes:
-                self._sources.append(source)
-            else:
-                cache_bytes -= scene.nbytes
-                self._sources.append(scene)
-        _report(skipped, len(self.scenes), "HDR image")
-
-    def _open(self, image: Tensor) -> Panorama | LinearPhotograph:
-        height, width = image.shape[-2:]
-        if self._panorama if self._panorama is not None else width == 2 * height:
-            return Panorama(image, narrowest=(self._fov[0], self._frame[1]))
-        photograph = LinearPhotograph(image)
-        photograph.largest_scale(*self._frame)  # raises where it is too small
-        return photograph
-
-    def _source(self, number: int) -> Panorama | LinearPhotograph:
-        source = self._sources[number % len(self._sources)]
-        return self._open(_pixels_again(source)) if isinstance(source, pathlib.Path) else source
+        self._images = LinearScenes(images, panorama, fov, self._frame, cache_bytes)
+        self.scenes = self._images.names
 
     def __len__(self) -> int:
         return self._length
@@ -199,7 +152,7 @@ class DynamicScenes(Dataset[Sample]):
         shake = 0.0 if still else self._shake
         paths = generator.normal(0.0, shake or 0.0, (2, self._count)).cumsum(1)
         places = (paths - paths[:, middle : middle + 1]).T.tolist()  # of the camera, in pixels
-        views = self._views(self._source(index), generator, places)
+        views = self._views(self._images.scene(index), generator, places)
         for thing in self._things(generator, views[middle], still):
             views = [thing.over(view, moment) for view, moment in zip(views, moments, strict=True)]
 
@@ -255,8 +208,7 @@ class DynamicScenes(Dataset[Sample]):
         height, width = self._frame
         things = []
         for _ in range(int(generator.integers(self._objects + 1))):
-            source = self._source(int(generator.integers(len(self._sources))))
-            texture = source.draw(generator, height, width)
+            texture = self._images.draw(int(generator.integers(len(self.scenes))), generator, height, width)
             centre = generator.uniform(0.0, height), generator.uniform(0.0, width)
             radius = min(height, width) * generator.uniform(0.08, 0.3)
             behind = view[:, max(0, int(centre[0]) - 8) : int(centre[0]) + 8, max(0, int(centre[1]) - 8) :][..., :16]

@@ -527,10 +527,14 @@ class LinearScenes:
         photograph.largest_scale(*self._size)  # raises where it is too small
         return photograph
 
-    def draw(self, number: int, generator: np.random.Generator, height: int, width: int) -> Tensor:
-        """A view of image ``number`` modulo their number, radiance (3, height, width)."""
+    def scene(self, number: int) -> Panorama | LinearPhotograph:
+        """Image ``number`` modulo their number."""
         source = self._sources[number % len(self._sources)]
-        scene = self._open(_pixels_again(source)) if isinstance(source, pathlib.Path) else source
+        return self._open(_pixels_again(source)) if isinstance(source, pathlib.Path) else source
+
+    def draw(self, number: int, generator: np.random.Generator, height: int, width: int) -> Tensor:
+        """A view of it, radiance (3, height, width)."""
+        scene = self.scene(number)
         if isinstance(scene, Panorama):
             return scene.draw(generator, height, width, fov=self._fov)
         return scene.draw(generator, height, width)

@@ -1,6 +1,6 @@
 """Training of :class:`hdrops.models.EMVNet`, the multi-exposure enhancement of Ren, Fan and Huang.
 
-Samples are brackets of moving scenes with the picture wanted (:mod:`hdrops.data.dynamic`). The picture of a network for
+Samples are brackets of moving scenes with the picture wanted (:mod:`hdrops.data.moving`). The picture of a network for
 RGB images is in their own coding, extended above 1: light^(1 / gamma) in the exposure of the reference. That of raw
 images is light. For the losses and metrics light is divided by the brightest that the darkest image holds.
 """
