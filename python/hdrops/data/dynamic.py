@@ -19,7 +19,6 @@ from hdrops.data.camera import LinearPhotograph, Panorama, draw_camera, metered_
 from hdrops.data.responses import Response, gamma_response
 from hdrops.data.triplets import LinearScenes, Sample, _check_length, _generator, _key, _one_thread
 
-GAMMA = 2.2  # of Kalantari's images
 _HARMONICS = 4  # of the outline of an object
 _EDGE = 1.0  # pixels over which it ends
 _STILL = 0.1  # share of the scenes in which nothing moves
@@ -109,7 +108,7 @@ class DynamicScenes(Dataset[Sample]):
         shake: float = 2.0,
         objects: int = 4,
         fov: tuple[float, float] = (50.0, 95.0),
-        gamma: float = GAMMA,
+        gamma: float = 2.2,
         seed: int = 0,
         samples_per_epoch: int = 1024,
         augment: bool = True,
@@ -150,7 +149,7 @@ class DynamicScenes(Dataset[Sample]):
         middle = (self._count - 1) // 2
         moments = [k - middle for k in range(self._count)]
         shake = 0.0 if still else self._shake
-        paths = generator.normal(0.0, shake or 0.0, (2, self._count)).cumsum(1)
+        paths = generator.normal(0.0, shake, (2, self._count)).cumsum(1)
         places = (paths - paths[:, middle : middle + 1]).T.tolist()  # of the camera, in pixels
         views = self._views(self._images.scene(index), generator, places)
         for thing in self._things(generator, views[middle], still):

@@ -186,8 +186,9 @@ def samples(config: EMVNetTrainConfig) -> Data:
             f"the discriminator needs {_LEAST_FRAME} pixels a side; raise data.frame, or set loss.adversarial=0"
         )
     raw = network.channels != _RGB
-    wanted = ("hdrplus",) if _finishing(network) else ("synthesis", "hdrplus")
-    allowed = wanted if raw else ("synthesis", "kalantari", "ntire")
+    allowed = ["synthesis", "hdrplus"] if raw else ["synthesis", "kalantari", "ntire"]
+    if _finishing(network):
+        allowed.remove("synthesis")
     if data.layout not in allowed:
         raise InputError(f"data.layout of this network must be one of {', '.join(allowed)}, got {data.layout}")
     if data.layout == "hdrplus":
@@ -307,6 +308,14 @@ def optimizers(config: EMVNetTrainConfig) -> Mapping[str, OptimizerConfig]:
     return {_GENERATOR: config.optimizer, _DISCRIMINATOR: config.discriminator}
 
 
+def gamma_of(config: EMVNetTrainConfig) -> float:
+    """The power that makes light of the images, 1 of raw ones."""
+    if _network(config).channels != _RGB:
+        return 1.0
+    layouts = {"kalantari": KalantariScenes.gamma, "ntire": NTIREScenes.gamma}
+    return layouts.get(config.data.layout, config.data.gamma)
+
+
 def light_of(picture: Tensor, gamma: float) -> Tensor:
     """Linear light of a picture in the coding of the images; below 0 the same with the sign."""
     return picture if gamma == 1 else picture.sign() * picture.abs().clamp(min=1e-8) ** gamma
@@ -315,10 +324,9 @@ def light_of(picture: Tensor, gamma: float) -> Tensor:
 def losses(networks: nn.Module, batch: Batch, config: EMVNetTrainConfig) -> Iterator[tuple[str, Terms]]:
     """L_G by its terms, then what the discriminator loses (eq. 6)."""
     assert isinstance(networks, Networks)
-    loss = config.loss
+    loss, network = config.loss, networks.generator.config
     generator, discriminator = networks.generator, networks.discriminator
-    network = generator.config
-    gamma = config.data.gamma if network.channels == _RGB else 1.0
+    gamma = gamma_of(config)
     scale = _scale(batch["times"], network)
     pictures = generator(batch["images"], batch["reference"])
     found = Pictures(*(light_of(picture, gamma) * scale for picture in pictures))
@@ -407,7 +415,7 @@ def validate(
     pictures as they are."""
     model = networks.generator
     network = model.config
-    gamma = config.data.gamma if network.channels == _RGB else 1.0
+    gamma = gamma_of(config)
     found: list[dict[str, float]] = []
     rows: list[Tensor] = []
     for sample in spread(held_out, config.data.validation_samples):
