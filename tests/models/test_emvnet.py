@@ -29,6 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frames": {"head": "frames", "order": "emi"},
     "frames-light": {"head": "frames", "shrink": 2, "include_reference": False},
     "frames-bare": {"head": "frames", "mask": "none"},
+    "frames-far": {"head": "frames", "motion_extent": 24, "motion_step": 12},
 }
 
 

@@ -16,8 +16,15 @@ pytest.importorskip("OpenImageIO", reason="reading images needs OpenImageIO")
 
 from hdrops.data import render_scene
 from hdrops.io import InputError, write_image
+from hdrops.losses import (
+    ContentLoss,
+    PairwiseLoss,
+    relativistic_discriminator_loss,
+    relativistic_generator_loss,
+)
+from hdrops.metrics.domains import mu_law_encode
 from hdrops.models import EMVNet
-from hdrops.nn import VGGFeatures
+from hdrops.nn import VGGFeatures, demosaic
 from hdrops.train import load_config, train
 from hdrops.train.emvnet import SYSTEM, light_of
 from hdrops.train.random_state import seed_everything
@@ -63,8 +70,16 @@ def test_learns(panoramas, tmp_path):
 def test_raw_pairs(panoramas, tmp_path):
     network = "model.changes={channels = 4, outputs = 4, residual = true}"
     chosen = config(panoramas, network, "steps=2", "data.synthesis.samples=8", "data.validation_samples=2")
-    training = SYSTEM.samples(chosen).training
-    assert training[0, 1]["images"].shape == (2, 4, 32, 40)
+    networks, batch = SYSTEM.model(chosen), batch_of(chosen)
+    assert batch["images"].shape == (2, 2, 4, 32, 40)
+    (_, terms), (_, own) = SYSTEM.losses(networks, batch, chosen)
+    scale = batch["times"].amin(1).view(-1, 1, 1, 1)
+    light = networks.generator(batch["images"], batch["reference"]).last * scale
+    content = ContentLoss(weights=(1, 0, 0))([light] * 3, batch["target"] * scale)
+    assert terms["content_last"].item() == pytest.approx(content.item(), rel=1e-6)
+    shown = [mu_law_encode(demosaic(x)) for x in (batch["target"] * scale, light)]
+    judged = relativistic_discriminator_loss(*(networks.discriminator(x) for x in shown))
+    assert own[""].item() == pytest.approx(judged.item(), rel=1e-6)
     outcome = train(SYSTEM, chosen, tmp_path / "run")
     assert outcome.validation["psnr_l"] > 5
     assert EMVNet.from_pretrained(outcome.model).config.outputs == 4
@@ -118,6 +133,24 @@ def test_content_is_the_distance_of_light_by_mu_law(panoramas):
 
     expected = (encoded(picture.sign() * picture.abs() ** 2.2) - encoded(batch["target"])).abs().mean()
     assert float(terms["content_last"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_last_picture_is_ranked_and_judged(panoramas):
+    """By networks whose pictures differ, against the same terms of what displays show."""
+    chosen = config(panoramas)
+    networks, batch = SYSTEM.model(chosen), batch_of(chosen)
+    scale = batch["times"].amin(1).view(-1, 1, 1, 1)
+    torch.manual_seed(5)
+    ((_, terms), _) = SYSTEM.losses(networks, batch, chosen)
+    light = light_of(networks.generator(batch["images"], batch["reference"]).last, 2.2) * scale
+    target = batch["target"] * scale
+    torch.manual_seed(5)
+    ranked = PairwiseLoss(0.25, 0.25, pairs=64)(light, target)
+    assert terms["pairwise"].item() == pytest.approx(ranked.item(), rel=1e-6)
+    real, fake = (networks.discriminator(mu_law_encode(x)) for x in (target, light))
+    expected = 0.001 * relativistic_generator_loss(real, fake)
+    assert expected.item() != pytest.approx(0.001 * relativistic_generator_loss(fake, real).item(), rel=1e-3)
+    assert terms["adversarial"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_light_keeps_a_gradient_below_zero():
