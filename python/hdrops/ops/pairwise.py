@@ -41,8 +41,8 @@ def pairwise_loss(
     Both patches of a pair are of one channel of one image and of one size. Each is drawn on its own and uniformly among
     those that lie in the image and touch no over-exposed pixel, one whose target exceeds ``limit`` times the largest
     of its image. The draws are those of Philox4x32-10 with the seed as its key: equal on every device and backend, and
-    for any number of threads. Equal patches have equal means wherever they lie. What a pair takes does not depend on
-    its patches' size.
+    for any number of threads. Equal patches have equal means wherever they lie. What a pair takes grows at most with
+    the side of its patches, not with their area.
 
     Args:
         prediction: (N, C, H, W), floating point.
