@@ -8,14 +8,13 @@ numbers over the patches that cover a pixel. Pixels are patches of one.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from hdrops.kernels._launch import _divide, _store, compute_dtype, on_device
+from hdrops.reference.pairwise import offset
 
 BLOCK = 512
 NONE = tl.constexpr(-(2**63))  # of a sum that NaN takes part in
@@ -264,7 +263,6 @@ def pairwise_loss(
     costs = torch.empty((n, c, pieces), dtype=torch.float64, device=first.device)
     counts = torch.empty((n, c, pieces), dtype=torch.int32, device=first.device)
     wide = dtype == torch.float64
-    constant = math.log1p(math.exp(threshold)) - math.log1p(math.exp(math.sqrt(threshold)))
     with on_device(first):
         across_kernel[(rows * blocks,)](
             first, second, tops, own, given, wanted, touched, c, height, width, blocks, WIDE=wide, BLOCK=BLOCK
@@ -287,7 +285,7 @@ def pairwise_loss(
             pairs,
             pieces,
             threshold=threshold,
-            constant=constant,
+            constant=offset(threshold),
             least=max(least, torch.finfo(dtype).tiny),
             TIES=not ignore_ties,
             WIDE=wide,

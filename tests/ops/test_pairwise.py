@@ -207,6 +207,18 @@ def test_below_the_least(backend: str, device: str) -> None:
     assert (slope[0, 0, 3:] != 0).all()
 
 
+def test_any_threshold(backend: str, device: str) -> None:
+    """Beyond all contradictions there is one formula, also where e^S overflows."""
+    prediction, target = images(1, 1, 8, 9, device=device)
+    losses = [
+        hdrops.pairwise_loss(prediction, target, 5, pairs=40, threshold=threshold, backend=backend)
+        for threshold in (100.0, 800.0, 1e6)
+    ]
+    assert losses[0].isfinite()
+    assert losses[1] == losses[0]
+    assert losses[2] == losses[0]
+
+
 def test_far_contradictions(backend: str, device: str) -> None:
     """Ratios of intensities as far apart as the type goes, in either order."""
     for dtype in (torch.float32, torch.float64):
