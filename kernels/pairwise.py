@@ -319,9 +319,10 @@ def pairwise_loss_backward(
     known = torch.where(flat.isnan(), 0, flat).double()
     # Sums of all whole numbers of a row stay below 2^62.
     exponents = 62 - (entries - 1).bit_length() - torch.frexp(known.abs().amax(1, keepdim=True)).exponent
-    exponents = exponents.clamp(max=1000)
-    quanta = torch.ldexp(known, exponents).round().to(torch.int64)
-    units = torch.ldexp(torch.ones_like(exponents, dtype=torch.float64), -exponents)
+    # Not ldexp, whose powers are float32 in torch 2.10.
+    exponents = exponents.clamp(max=1000).double()
+    quanta = (known * exponents.exp2()).round().to(torch.int64)
+    units = (-exponents).exp2()
     sums = torch.zeros((rows, size), dtype=torch.int64, device=out.device)
     across = torch.empty_like(sums)
     blocks, pieces = triton.cdiv(size, BLOCK), triton.cdiv(entries, BLOCK)

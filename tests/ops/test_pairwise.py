@@ -207,6 +207,19 @@ def test_below_the_least(backend: str, device: str) -> None:
     assert (slope[0, 0, 3:] != 0).all()
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_gradients_of_any_magnitude(scale: float, backend: str, device: str) -> None:
+    """They are inverse to the intensities."""
+    prediction, target = images(1, 2, 8, 9, dtype=torch.float32, device=device)
+    slopes = []
+    for factor in (1.0, scale):
+        variable = (prediction * factor).requires_grad_()
+        loss = hdrops.pairwise_loss(variable, target, 2, pairs=60, sides=2, least=1e-37, backend=backend)
+        slopes.append(torch.autograd.grad(loss, variable)[0].double() * factor)
+    assert slopes[0].abs().max() > 0
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-4, atol=1e-5 * slopes[0].abs().max().item())
+
+
 def test_any_threshold(backend: str, device: str) -> None:
     """Beyond all contradictions there is one formula, also where e^S overflows."""
     prediction, target = images(1, 1, 8, 9, device=device)
