@@ -207,6 +207,17 @@ def test_below_the_least(backend: str, device: str) -> None:
     assert (slope[0, 0, 3:] != 0).all()
 
 
+def test_means_of_patches_below_the_least(backend: str, device: str) -> None:
+    """What is compared with it is the mean, whatever the sum over the patch."""
+    prediction, target = images(1, 1, 9, 10, dtype=torch.float32, device=device)
+    for least, bounded in ((1.0, True), (0.25, False)):  # of means about 0.5
+        variable = prediction.clone().requires_grad_()
+        loss = hdrops.pairwise_loss(variable, target, 0, pairs=500, sides=4, limit=1.0, least=least, backend=backend)
+        (slope,) = torch.autograd.grad(loss, variable)
+        assert (loss.item() == pytest.approx(math.log(2), rel=1e-6)) == bounded
+        assert (slope == 0).all() if bounded else (slope != 0).all()
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_gradients_of_any_magnitude(scale: float, backend: str, device: str) -> None:
     """They are inverse to the intensities."""
