@@ -296,6 +296,8 @@ def test_slopes_are_taken_from_the_arguments(backend: str, device: str) -> None:
         ({"target": torch.zeros(1, 1, 4, 5, device="meta")}, ValueError, "move one of them"),
         ({"seed": torch.zeros(2, dtype=torch.int64)}, ValueError, "seed must be one int64 number"),
         ({"seed": torch.zeros(())}, ValueError, "seed must be one int64 number"),
+        ({"seed": torch.tensor(0, device="meta")}, ValueError, "seed is on meta"),
+        ({"sides": torch.ones(1, dtype=torch.int64, device="meta")}, ValueError, "sides is on meta"),
         ({"sides": torch.ones(2, dtype=torch.int64)}, ValueError, r"sides must be int64 of shape \(1,\)"),
         ({"sides": torch.ones(1)}, ValueError, "sides must be int64"),
         ({"pairs": 0}, ValueError, "pairs"),

@@ -88,6 +88,9 @@ def pairwise_loss(
         sides = torch.full((n,), sides, device=prediction.device)
     elif sides is not None and (sides.dtype != torch.int64 or sides.shape != (n,)):
         raise ValueError(f"sides must be int64 of shape ({n},), got shape {tuple(sides.shape)} of {sides.dtype}")
+    for tensor, name in ((number, "seed"), (sides, "sides")):
+        if tensor is not None and tensor.device != prediction.device:
+            raise ValueError(f"{name} is on {tensor.device}, prediction on {prediction.device}; move one of them")
     operator = _providers.overload("pairwise_loss", backend, prediction)
     options = (pairs, float(threshold), float(limit), ties == "ignored", float(least))
     sums: Tensor = operator(prediction, target.detach(), number, sides, *options)[0]
