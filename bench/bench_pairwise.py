@@ -16,7 +16,7 @@ import hdrops
 
 BATCH, PAIRS = 8, 10_000
 SIDES = (5, 7, 8, 9, 11, 12, 14, 15)
-FLOPS_PER_PAIR = 120  # four rounds of random numbers, two logarithms, an exponential, a root
+FLOPS_PER_PAIR = 120  # ten rounds of random numbers, two logarithms, an exponential, a root
 
 
 def _check(ours: Tensor, theirs: Tensor, who: str) -> None:

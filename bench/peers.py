@@ -1065,7 +1065,7 @@ def torch_mef_ssim(fused: Tensor, bracket: Tensor, taps: Tensor, weights: Tensor
 def _drawn(usable: Tensor, count: int) -> Tensor:
     """Places (rows, count) among the usable ones of each row, uniformly."""
     numbers = usable.cumsum(1)
-    wanted = (torch.rand(len(usable), count, dtype=torch.float64) * numbers[:, -1:]).long() + 1
+    wanted = (torch.rand(len(usable), count, dtype=torch.float64, device=usable.device) * numbers[:, -1:]).long() + 1
     return torch.searchsorted(numbers, wanted).clamp(max=usable.shape[1] - 1)
 
 
@@ -1080,16 +1080,16 @@ def composed_pairwise(
     prediction: Tensor, target: Tensor, pairs: int, sides: Sequence[int] | None, threshold: float
 ) -> Tensor:
     """The pairwise loss of pixels, or of patches of such sides, from PyTorch's own operators."""
-    exposed = target <= 0.99 * target.amax((1, 2, 3), keepdim=True)
+    usable = target <= 0.99 * target.amax((1, 2, 3), keepdim=True)
     if sides is None:
         rows, wanted = prediction.flatten(2).flatten(0, 1), target.flatten(2).flatten(0, 1)
-        places = _drawn(exposed.flatten(2).flatten(0, 1), 2 * pairs)
+        places = _drawn(usable.flatten(2).flatten(0, 1), 2 * pairs)
         first, second = rows.gather(1, places), wanted.gather(1, places)
     else:
         drawn = []
         for k, side in enumerate(sides):
-            places = _drawn((_boxes(~exposed[k], side) < 0.5).flatten(1), 2 * pairs)
-            images = [torch.where(exposed[k], image[k], 0) for image in (prediction, target)]
+            places = _drawn((_boxes(~usable[k], side) < 0.5).flatten(1), 2 * pairs)
+            images = [torch.where(usable[k], image[k], 0) for image in (prediction, target)]
             drawn.append([(_boxes(image, side).flatten(1) / side**2).gather(1, places) for image in images])
         first, second = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     logarithms = first.clamp(min=1e-6).log().unflatten(1, (-1, 2)).diff(dim=2)[..., 0]

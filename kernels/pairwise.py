@@ -8,14 +8,13 @@ numbers over the patches that cover a pixel. Pixels are patches of one.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from hdrops.kernels._launch import _divide, _store, compute_dtype, on_device
+from hdrops.reference.pairwise import offset
 
 BLOCK = 512
 NONE = tl.constexpr(-(2**63))  # of a sum that NaN takes part in
@@ -264,7 +263,6 @@ def pairwise_loss(
     costs = torch.empty((n, c, pieces), dtype=torch.float64, device=first.device)
     counts = torch.empty((n, c, pieces), dtype=torch.int32, device=first.device)
     wide = dtype == torch.float64
-    constant = math.log1p(math.exp(threshold)) - math.log1p(math.exp(math.sqrt(threshold)))
     with on_device(first):
         across_kernel[(rows * blocks,)](
             first, second, tops, own, given, wanted, touched, c, height, width, blocks, WIDE=wide, BLOCK=BLOCK
@@ -287,7 +285,7 @@ def pairwise_loss(
             pairs,
             pieces,
             threshold=threshold,
-            constant=constant,
+            constant=offset(threshold),
             least=max(least, torch.finfo(dtype).tiny),
             TIES=not ignore_ties,
             WIDE=wide,
@@ -321,9 +319,10 @@ def pairwise_loss_backward(
     known = torch.where(flat.isnan(), 0, flat).double()
     # Sums of all whole numbers of a row stay below 2^62.
     exponents = 62 - (entries - 1).bit_length() - torch.frexp(known.abs().amax(1, keepdim=True)).exponent
-    exponents = exponents.clamp(max=1000)
-    quanta = torch.ldexp(known, exponents).round().to(torch.int64)
-    units = torch.ldexp(torch.ones_like(exponents, dtype=torch.float64), -exponents)
+    # Not ldexp, whose powers are float32 in torch 2.10.
+    exponents = exponents.clamp(max=1000).double()
+    quanta = (known * exponents.exp2()).round().to(torch.int64)
+    units = (-exponents).exp2()
     sums = torch.zeros((rows, size), dtype=torch.int64, device=out.device)
     across = torch.empty_like(sums)
     blocks, pieces = triton.cdiv(size, BLOCK), triton.cdiv(entries, BLOCK)

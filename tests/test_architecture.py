@@ -71,7 +71,7 @@ def test_no_room_has_a_stranger(room: str) -> None:
         "test_contract",
         "test_cpu_levels",
         "test_large",
-        "test_radiance",
+        "test_merge_radiance",
         "test_response",
         "bench_data",
         "bench_lrl",

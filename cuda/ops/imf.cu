@@ -10,12 +10,10 @@
 #include "hdrops/imf_checks.h"
 #include "hdrops/launch.cuh"
 #include "hdrops/storage.cuh"
+#include "hdrops/warp.cuh"
 
 namespace hdrops {
 namespace {
-
-constexpr int32_t warp_size = 32;
-constexpr uint32_t all_lanes = 0xffffffffu;
 
 using Count = unsigned long long;  // the 64-bit type of atomicAdd
 

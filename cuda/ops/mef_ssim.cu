@@ -12,6 +12,7 @@
 #include "hdrops/launch.cuh"
 #include "hdrops/mef_ssim_checks.h"
 #include "hdrops/storage.cuh"
+#include "hdrops/warp.cuh"
 
 namespace hdrops {
 namespace {
@@ -65,7 +66,7 @@ struct Shared {
 template <class T>
 __device__ T block_sum(T value, T* lanes) {
   for (int32_t distance = 16; distance > 0; distance /= 2)
-    value += __shfl_down_sync(0xffffffffu, value, distance);
+    value += __shfl_down_sync(all_lanes, value, distance);
   __syncthreads();
   if (threadIdx.x % 32 == 0) lanes[threadIdx.x / 32] = value;
   __syncthreads();

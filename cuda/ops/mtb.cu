@@ -8,14 +8,13 @@
 #include "hdrops/launch.cuh"
 #include "hdrops/mtb_checks.h"
 #include "hdrops/storage.cuh"
+#include "hdrops/warp.cuh"
 
 namespace hdrops {
 namespace {
 
-constexpr int32_t warp_size = 32;
 constexpr int32_t threads = 256;
 constexpr int32_t warps = threads / warp_size;
-constexpr uint32_t all_lanes = 0xffffffffu;
 
 using Count = unsigned long long;  // the 64-bit type of atomicAdd
 

@@ -14,15 +14,15 @@
 
 #include "hdrops/launch.cuh"
 #include "hdrops/pairwise_checks.h"
+#include "hdrops/reduce.cuh"
 #include "hdrops/storage.cuh"
+#include "hdrops/warp.cuh"
 
 namespace hdrops {
 namespace {
 
-constexpr int32_t warp_size = 32;
 constexpr int32_t threads = 256;
 constexpr int32_t warps = threads / warp_size;
-constexpr uint32_t all_lanes = 0xffffffffu;
 
 using Key = unsigned long long;  // the 64-bit type of atomics
 
@@ -37,21 +37,6 @@ struct Rows {
     return sides == nullptr ? 1 : math::patch_side(sides[row / c], height, width);
   }
 };
-
-// `value` of the thread 0 for all, after `op` over the block, in one order.
-template <class T, class Op>
-__device__ T reduced(T value, const Op& op) {
-  __shared__ T shared[threads];
-  __syncthreads();
-  shared[threadIdx.x] = value;
-  __syncthreads();
-  for (unsigned half = threads / 2; half > 0; half /= 2) {
-    if (threadIdx.x < half)
-      shared[threadIdx.x] = op(shared[threadIdx.x], shared[threadIdx.x + half]);
-    __syncthreads();
-  }
-  return shared[0];
-}
 
 // ---- over-exposure ------------------------------------------------------------------------------
 
@@ -77,6 +62,7 @@ constexpr int64_t survey_pixels = 1 << 13;
 template <class S>
 __global__ void __launch_bounds__(threads)
     find_largest(const S* target, int64_t n, int64_t size, Key* largest) {
+  __shared__ Key shared[threads];
   const int64_t pieces = ceil_div(size, survey_pixels);
   for (int64_t unit = blockIdx.x; unit < n * pieces; unit += gridDim.x) {
     const int64_t image = unit / pieces, begin = unit % pieces * survey_pixels;
@@ -86,7 +72,7 @@ __global__ void __launch_bounds__(threads)
       const Key key = key_of(static_cast<double>(target[image * size + i]));
       best = key > best ? key : best;
     }
-    best = reduced(best, [](Key a, Key b) { return a > b ? a : b; });
+    best = block_reduce<threads>(best, shared, [](Key a, Key b) { return a > b ? a : b; });
     if (threadIdx.x == 0) atomicMax(&largest[image], best);
   }
 }
@@ -236,6 +222,7 @@ __global__ void __launch_bounds__(threads) compare(const S* given,
                                                    int32_t* places,
                                                    Compute<S>* slopes) {
   using T = Compute<S>;
+  __shared__ Sum shared[threads];
   const int64_t pieces = ceil_div(pairs, threads);
   for (int64_t unit = blockIdx.x; unit < rows.count() * pieces; unit += gridDim.x) {
     const int64_t row = unit / pieces, pair = unit % pieces * threads + threadIdx.x;
@@ -277,7 +264,7 @@ __global__ void __launch_bounds__(threads) compare(const S* given,
       }
       for (int32_t k = 0; k < 2; ++k) slopes[(2 * row + k) * pairs + pair] = slope[k];
     }
-    sum = reduced(sum, [](const Sum& a, const Sum& b) {
+    sum = block_reduce<threads>(sum, shared, [](const Sum& a, const Sum& b) {
       return Sum{a.cost + b.cost, a.counted + b.counted};
     });
     if (threadIdx.x == 0) sums[unit] = sum;
@@ -425,13 +412,14 @@ constexpr int64_t none = -(int64_t{1} << 62) - (int64_t{1} << 62);
 template <class T>
 __global__ void __launch_bounds__(threads)
     find_exponent(const T* slopes, int64_t rows, int64_t pairs, int32_t* exponents) {
+  __shared__ double shared[threads];
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     double most = 0;
     for (int64_t i = threadIdx.x; i < 2 * pairs; i += threads) {
       const double size = fabs(static_cast<double>(slopes[2 * row * pairs + i]));
       most = size > most ? size : most;  // NaN is passed over
     }
-    most = reduced(most, [](double a, double b) { return a > b ? a : b; });
+    most = block_reduce<threads>(most, shared, [](double a, double b) { return a > b ? a : b; });
     if (threadIdx.x == 0) {
       int32_t exponent = 0, bits = 0;
       frexp(most, &exponent);

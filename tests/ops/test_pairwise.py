@@ -207,6 +207,42 @@ def test_below_the_least(backend: str, device: str) -> None:
     assert (slope[0, 0, 3:] != 0).all()
 
 
+def test_means_of_patches_below_the_least(backend: str, device: str) -> None:
+    """What is compared with it is the mean, whatever the sum over the patch."""
+    prediction, target = images(1, 1, 9, 10, dtype=torch.float32, device=device)
+    for least, bounded in ((1.0, True), (0.25, False)):  # of means about 0.5
+        variable = prediction.clone().requires_grad_()
+        loss = hdrops.pairwise_loss(variable, target, 0, pairs=500, sides=4, limit=1.0, least=least, backend=backend)
+        (slope,) = torch.autograd.grad(loss, variable)
+        assert (loss.item() == pytest.approx(math.log(2), rel=1e-6)) == bounded
+        assert (slope == 0).all() if bounded else (slope != 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_gradients_of_any_magnitude(scale: float, backend: str, device: str) -> None:
+    """They are inverse to the intensities."""
+    prediction, target = images(1, 2, 8, 9, dtype=torch.float32, device=device)
+    slopes = []
+    for factor in (1.0, scale):
+        variable = (prediction * factor).requires_grad_()
+        loss = hdrops.pairwise_loss(variable, target, 2, pairs=60, sides=2, least=1e-37, backend=backend)
+        slopes.append(torch.autograd.grad(loss, variable)[0].double() * factor)
+    assert slopes[0].abs().max() > 0
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-4, atol=1e-5 * slopes[0].abs().max().item())
+
+
+def test_any_threshold(backend: str, device: str) -> None:
+    """Beyond all contradictions there is one formula, also where e^S overflows."""
+    prediction, target = images(1, 1, 8, 9, device=device)
+    losses = [
+        hdrops.pairwise_loss(prediction, target, 5, pairs=40, threshold=threshold, backend=backend)
+        for threshold in (100.0, 800.0, 1e6)
+    ]
+    assert losses[0].isfinite()
+    assert losses[1] == losses[0]
+    assert losses[2] == losses[0]
+
+
 def test_far_contradictions(backend: str, device: str) -> None:
     """Ratios of intensities as far apart as the type goes, in either order."""
     for dtype in (torch.float32, torch.float64):
@@ -260,6 +296,8 @@ def test_slopes_are_taken_from_the_arguments(backend: str, device: str) -> None:
         ({"target": torch.zeros(1, 1, 4, 5, device="meta")}, ValueError, "move one of them"),
         ({"seed": torch.zeros(2, dtype=torch.int64)}, ValueError, "seed must be one int64 number"),
         ({"seed": torch.zeros(())}, ValueError, "seed must be one int64 number"),
+        ({"seed": torch.tensor(0, device="meta")}, ValueError, "seed is on meta"),
+        ({"sides": torch.ones(1, dtype=torch.int64, device="meta")}, ValueError, "sides is on meta"),
         ({"sides": torch.ones(2, dtype=torch.int64)}, ValueError, r"sides must be int64 of shape \(1,\)"),
         ({"sides": torch.ones(1)}, ValueError, "sides must be int64"),
         ({"pairs": 0}, ValueError, "pairs"),

@@ -98,8 +98,9 @@ inline PairwiseProblem check_pairwise_backward(const Tensor& grad,
                   op,
                   ": grad must be (N, C, 2), got shape ",
                   shape_text(grad));
-  for (const Tensor* t : {&grad, &places, &slopes})
-    check_same_device(op, "a tensor", *t, prediction);
+  check_same_device(op, "grad", grad, prediction);
+  check_same_device(op, "places", places, prediction);
+  check_same_device(op, "slopes", slopes, prediction);
   return p;
 }
 

@@ -10,14 +10,15 @@
 #include "hdrops/assembly.cuh"
 #include "hdrops/math/common.h"
 #include "hdrops/storage.cuh"
+#include "hdrops/warp.cuh"
 
 namespace hdrops {
 
-constexpr int32_t warp_lanes = 32, warp_columns = 32, lane_columns = 8, quad = 4;
+constexpr int32_t warp_columns = 32, lane_columns = 8, quad = 4;
 constexpr int32_t channel_step = 16;  // packed weights and features have a multiple of it
 
 // A block is of warps that share nothing.
-constexpr int32_t block_warps = 4, block_threads = block_warps * warp_lanes;
+constexpr int32_t block_warps = 4, block_threads = block_warps * warp_size;
 
 // Rows of a lane, rows of a warp, channels of a span.
 template <class S>
@@ -27,12 +28,8 @@ constexpr int32_t warp_rows = 8 * lane_rows<S>;
 template <class S>
 constexpr int32_t span = on_tensor_cores<S> ? channel_step : quad;
 
-__device__ inline int32_t lane_of_thread() {
-  return static_cast<int32_t>(threadIdx.x) % warp_lanes;
-}
-__device__ inline int32_t warp_of_thread() {
-  return static_cast<int32_t>(threadIdx.x) / warp_lanes;
-}
+__device__ inline int32_t lane_of_thread() { return static_cast<int32_t>(threadIdx.x) % warp_size; }
+__device__ inline int32_t warp_of_thread() { return static_cast<int32_t>(threadIdx.x) / warp_size; }
 
 // The row of the warp that is the lane's i-th, and the column of its sums[i][k].
 __device__ inline int32_t row_of_lane(int32_t i) { return 8 * i + lane_of_thread() / quad; }

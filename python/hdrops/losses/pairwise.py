@@ -95,7 +95,7 @@ def pairwise_patch_loss(
 
     Patches have from ``smallest`` to ``largest`` pixels a side (no more than the image has), as drawn for each image;
     both of a pair have the same size. No pixel of a patch is over-exposed. Their means come from sums over the image,
-    so that what a pair takes does not grow with its patches.
+    so that what a pair takes does not grow with the area of its patches.
 
     Args:
         prediction, target, pairs, threshold, limit, ties, least, generator: as for :func:`pairwise_pixel_loss`.

@@ -41,8 +41,8 @@ def pairwise_loss(
     Both patches of a pair are of one channel of one image and of one size. Each is drawn on its own and uniformly among
     those that lie in the image and touch no over-exposed pixel, one whose target exceeds ``limit`` times the largest
     of its image. The draws are those of Philox4x32-10 with the seed as its key: equal on every device and backend, and
-    for any number of threads. Equal patches have equal means wherever they lie. What a pair takes does not depend on
-    its patches' size.
+    for any number of threads. Equal patches have equal means wherever they lie. What a pair takes grows at most with
+    the side of its patches, not with their area.
 
     Args:
         prediction: (N, C, H, W), floating point.
@@ -88,6 +88,9 @@ def pairwise_loss(
         sides = torch.full((n,), sides, device=prediction.device)
     elif sides is not None and (sides.dtype != torch.int64 or sides.shape != (n,)):
         raise ValueError(f"sides must be int64 of shape ({n},), got shape {tuple(sides.shape)} of {sides.dtype}")
+    for tensor, name in ((number, "seed"), (sides, "sides")):
+        if tensor is not None and tensor.device != prediction.device:
+            raise ValueError(f"{name} is on {tensor.device}, prediction on {prediction.device}; move one of them")
     operator = _providers.overload("pairwise_loss", backend, prediction)
     options = (pairs, float(threshold), float(limit), ties == "ignored", float(least))
     sums: Tensor = operator(prediction, target.detach(), number, sides, *options)[0]

@@ -17,10 +17,15 @@ def _compute(image: Tensor) -> torch.dtype:
     return torch.float64 if image.dtype == torch.float64 else torch.float32
 
 
+def offset(threshold: float) -> float:
+    """C = log(1 + e^S) - log(1 + e^√S), of any S: no exponential is of a positive number."""
+    root = math.sqrt(threshold)
+    return threshold - root + math.log1p(math.exp(-threshold)) - math.log1p(math.exp(-root))
+
+
 def penalty(contradiction: Tensor, threshold: float) -> Tensor:
     """log(1 + e^P) up to S, log(1 + e^√P) + C beyond."""
-    constant = math.log1p(math.exp(threshold)) - math.log1p(math.exp(math.sqrt(threshold)))
-    beyond = F.softplus(contradiction.clamp(min=threshold).sqrt()) + constant
+    beyond = F.softplus(contradiction.clamp(min=threshold).sqrt()) + offset(threshold)
     return torch.where(contradiction > threshold, beyond, F.softplus(contradiction))
 
 

@@ -51,12 +51,15 @@ template <class T>
 HDROPS_HD PairRule<T> pair_rule(double threshold, double least, int64_t side, bool ignore_ties) {
   // So that logarithms are of normal numbers.
   constexpr double normal = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
-  return {
-      static_cast<T>(threshold),
-      static_cast<T>(std::log1p(std::exp(threshold)) - std::log1p(std::exp(std::sqrt(threshold)))),
-      static_cast<T>(least > normal ? least : normal),
-      T(1) / static_cast<T>(side * side),
-      ignore_ties};
+  // log(1 + e^S) - log(1 + e^sqrt(S)) without exponentials that overflow.
+  const double root = std::sqrt(threshold);
+  const double constant =
+      threshold - root + std::log1p(std::exp(-threshold)) - std::log1p(std::exp(-root));
+  return {static_cast<T>(threshold),
+          static_cast<T>(constant),
+          static_cast<T>(least > normal ? least : normal),
+          T(1) / static_cast<T>(side * side),
+          ignore_ties};
 }
 
 template <class T>
