@@ -251,6 +251,27 @@ def test_scenes_of_the_challenge_that_cannot_be_used(tmp_path):
         NTIREScenes(tmp_path / "empty")
 
 
+def test_damaged_numbers_leave_their_scene_out(tmp_path):
+    """Headers that numpy takes for unfinished or wrong Python, for more than there is, or for what no number is."""
+    ntire(tmp_path / "good")
+    content = (tmp_path / "good" / "exposures.npy").read_bytes()
+    for name, old, new in (
+        ("bracket", b"(3,), }", b"(3,)(( "),
+        ("zeros", b"(3,), }", b"(03,),}"),
+        ("end", b"(3,), }", b"(3,),  "),
+        ("huge", b"(3,), }            ", b"(9999999999999,), }"),
+        ("complex", b"<i8", b"<c8"),
+        ("nothing", content, b""),
+    ):
+        ntire(tmp_path / name)
+        assert content.count(old) == 1
+        (tmp_path / name / "exposures.npy").write_bytes(content.replace(old, new))
+    with pytest.warns(UserWarning, match="left out 6 of 7") as caught:
+        scenes = NTIREScenes(tmp_path, patch=(32, 32))
+    assert scenes.scenes == ["good"]
+    assert str(caught[-1].message).count("its exposures.npy cannot be read as an array of numbers") == 6
+
+
 def test_real_scenes_of_the_challenge():
     """The unit of the light, measured: target and reference image agree to one per cent where that is well exposed."""
     folder = DATA / "dynamic_gt"
