@@ -150,6 +150,10 @@ def test_levels(tmp_path):
     assert bayer.linear().dtype == torch.float32
     assert set(expected.flatten().tolist()) >= {0.0, 1.0}
     torch.testing.assert_close(bayer.linear().double(), expected, rtol=1e-6, atol=1e-7)
+    beyond = (bayer.pixels.double() - black) / (4095 - black)
+    assert beyond.min() < 0
+    assert beyond.max() > 1
+    torch.testing.assert_close(bayer.linear(clamped=False).double(), beyond, rtol=1e-6, atol=1e-7)
 
 
 def test_levels_that_leave_no_range(tmp_path):

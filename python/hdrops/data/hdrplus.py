@@ -318,10 +318,7 @@ def _reference_number(path: pathlib.Path) -> int:
 
 def _read_frame(path: pathlib.Path) -> _Frame:
     bayer = read_bayer(path)
-    black = torch.tensor(bayer.black_level)[:, None, None]
-    if not bool((black < bayer.white_level).all()):
-        raise InputError(f"{path.name} states black levels {bayer.black_level} and the white level {bayer.white_level}")
-    light = bayer.pixels.float().sub_(black).div_(bayer.white_level - black)
+    light = bayer.linear(clamped=False)
     row, column = divmod(bayer.pattern.index("R"), 2)
     if row or column:
         # Planes back to their places, and the mosaic cut to begin with red.

@@ -65,8 +65,11 @@ class Bayer:
     orientation: int
     noise_profile: tuple[tuple[float, float], ...] | None
 
-    def linear(self) -> torch.Tensor:
-        """Light as the sensor saw it: ``(pixels - black_level) / (white_level - black_level)``, clamped to [0, 1].
+    def linear(self, *, clamped: bool = True) -> torch.Tensor:
+        """Light as the sensor saw it: ``(pixels - black_level) / (white_level - black_level)``.
+
+        Args:
+            clamped: to [0, 1]. Noise about black has no mean of 0 then.
 
         Returns:
             (4, H/2, W/2) float32, the planes R, Gr, Gb, B, without white balance.
@@ -80,7 +83,8 @@ class Bayer:
                 f"{self.white_level:g}; convert it to DNG again"
             )
         black = torch.tensor(self.black_level)[:, None, None]
-        return ((self.pixels.float() - black) / (self.white_level - black)).clamp_(0, 1)
+        light = self.pixels.float().sub_(black).div_(self.white_level - black)
+        return light.clamp_(0, 1) if clamped else light
 
 
 def read_raw(path: str | os.PathLike[str], *, white_balance: bool = True, max_pixels: int = 2**28) -> Photograph:
