@@ -1,5 +1,6 @@
 """Moving scenes in files: layouts, units, and what is left out."""
 
+import pickle
 import shutil
 
 import numpy as np
@@ -270,6 +271,31 @@ def test_damaged_numbers_leave_their_scene_out(tmp_path):
         scenes = NTIREScenes(tmp_path, patch=(32, 32))
     assert scenes.scenes == ["good"]
     assert str(caught[-1].message).count("its exposures.npy cannot be read as an array of numbers") == 6
+
+
+class Opens:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("kind", ["array", "pickle", "archive"])
+def test_nothing_is_unpickled(tmp_path, kind):
+    ntire(tmp_path / "scene")
+    mark, path = tmp_path / "mark", tmp_path / "scene" / "exposures.npy"
+    content = Opens(str(mark))
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        with open(path, "wb") as stream:
+            (np.save if kind == "array" else np.savez)(stream, np.array([content], dtype=object))
+    with pytest.raises(InputError, match=r"its exposures\.npy cannot be read as an array of numbers"):
+        NTIREScenes(tmp_path)
+    assert not mark.exists()
 
 
 def test_real_scenes_of_the_challenge():
