@@ -227,6 +227,23 @@ def test_objects_move_in_front_of_a_still_view():
     assert sum(differ(green(some[index])) > 0.1 for index in range(20)) >= 8
 
 
+def test_objects_alone_move():
+    """A view of nothing but grey again: the exposures differ by their ratio alone unless objects have moved."""
+    flat = torch.full((3, 64, 128), 0.5)
+    options = {"noise": noiseless, "bits": (16,), "ratio": 2.0, "objects": 3, "samples_per_epoch": 20, "seed": 2}
+
+    def moved(motion):
+        found = 0
+        for sample in RawPairs(flat, **{**SMALL, "motion": motion}, **options):
+            short, long = sample["images"]
+            seen = (long < 1) & (short > 1e-3)
+            found += bool(((long - 2 * short).abs() > 0.05 * long)[seen].any())
+        return found
+
+    assert moved(0.0) == 0
+    assert moved(8.0) >= 6
+
+
 def test_whole_frames():
     pairs = RawPairs(panorama(), frame=(18, 20), patch=None, motion=8.0, augment=False, samples_per_epoch=3)
     assert pairs[0]["images"].shape == (2, 4, 18, 20)

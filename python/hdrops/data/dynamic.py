@@ -11,52 +11,16 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hdrops.data.camera import LinearPhotograph, Panorama, draw_camera, metered_time
+from hdrops.data.objects import HARMONICS, MovingObject
 from hdrops.data.responses import Response, gamma_response
 from hdrops.data.triplets import LinearScenes, Sample, _check_length, _generator, _key, _one_thread
 
-_HARMONICS = 4  # of the outline of an object
-_EDGE = 1.0  # pixels over which it ends
 _STILL = 0.1  # share of the scenes in which nothing moves
 _LEAST_LIGHT = 1e-8
-
-
-@dataclasses.dataclass(frozen=True)
-class _Object:
-    """Something that moves: a part of another image within an outline.
-
-    The outline is r(a) = radius (1 + sum of harmonics of the angle a), seen from a centre that moves in a line while
-    the object turns.
-    """
-
-    texture: Tensor  # (3, h, w)
-    centre: tuple[float, float]  # row, column, in the reference
-    velocity: tuple[float, float]  # pixels from one image to the next
-    spin: float  # radians from one image to the next
-    radius: float
-    harmonics: Tensor  # (2, _HARMONICS)
-
-    def over(self, radiance: Tensor, moment: float) -> Tensor:
-        """The image (3, H, W) with the object in front of it, so many images after the reference."""
-        height, width = radiance.shape[-2:]
-        top, left = (c + moment * v for c, v in zip(self.centre, self.velocity, strict=True))
-        rows = torch.arange(height)[:, None] - top
-        columns = torch.arange(width)[None, :] - left
-        cosine, sine = math.cos(moment * self.spin), math.sin(moment * self.spin)
-        y, x = cosine * rows - sine * columns, sine * rows + cosine * columns
-        angle = torch.atan2(y, x)
-        order = torch.arange(1, _HARMONICS + 1)[:, None, None] * angle
-        outline = 1 + (self.harmonics[0, :, None, None] * order.cos()).sum(0)
-        outline = self.radius * (outline + (self.harmonics[1, :, None, None] * order.sin()).sum(0))
-        cover = ((outline - torch.hypot(y, x)) / _EDGE + 0.5).clamp(0, 1)
-        tall, wide = self.texture.shape[-2:]
-        grid = torch.stack([2 * x / wide, 2 * y / tall], -1)[None]
-        texture = F.grid_sample(self.texture[None], grid, padding_mode="reflection", align_corners=False)[0]
-        return torch.lerp(radiance, texture, cover)
 
 
 class DynamicScenes(Dataset[Sample]):
@@ -202,7 +166,7 @@ class DynamicScenes(Dataset[Sample]):
         ]
         return [scene.crop(height, width, top=top, left=left, scale=scale) for top, left in corners]
 
-    def _things(self, generator: np.random.Generator, view: Tensor, still: bool) -> list[_Object]:
+    def _things(self, generator: np.random.Generator, view: Tensor, still: bool) -> list[MovingObject]:
         """What moves in front of a view."""
         height, width = self._frame
         things = []
@@ -216,8 +180,8 @@ class DynamicScenes(Dataset[Sample]):
             spin = generator.normal(0.0, 0.1)
             if still:
                 speed = spin = 0.0
-            decay = 0.25 / np.arange(1, _HARMONICS + 1)
-            harmonics = torch.tensor(generator.normal(0.0, decay, (2, _HARMONICS)), dtype=torch.float32)
+            decay = 0.25 / np.arange(1, HARMONICS + 1)
+            harmonics = torch.tensor(generator.normal(0.0, decay, (2, HARMONICS)), dtype=torch.float32)
             velocity = speed * math.sin(direction), speed * math.cos(direction)
-            things.append(_Object(texture * brightness, centre, velocity, spin, radius, harmonics))
+            things.append(MovingObject(texture * brightness, centre, velocity, radius, harmonics, spin))
         return things

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from hdrops.data.camera import metered_time
 from hdrops.data.moving import Views
+from hdrops.data.objects import HARMONICS, MovingObject
 from hdrops.data.triplets import LinearScenes, Sample, _check_length, _generator, _key, _one_thread
 from hdrops.io import InputError
 from hdrops.models.emvnet import choose_reference
@@ -28,7 +29,7 @@ _ENLARGED = 2.0  # a long exposure is clipped far below
 _TURN = 1.0  # degrees
 _STILL = 0.1
 _RADIUS = 0.08, 0.25  # of objects, of the shorter side
-_HARMONICS, _WAVINESS = 4, 0.12
+_WAVINESS = 0.12
 _DEEPEST = 16  # bits
 
 
@@ -71,7 +72,7 @@ def draw_noise_profile(generator: np.random.Generator) -> NoiseProfile:
     Returns:
         The profile.
     """
-    shot = math.exp(generator.uniform(math.log(_SHOT[0]), math.log(_SHOT[1])))
+    shot = draw_log_uniform(generator, _SHOT)
     read = math.exp(_READ_SLOPE * math.log(shot) + _READ_OFFSET + generator.normal(0.0, _READ_SPREAD))
     return NoiseProfile(shot, read)
 
@@ -273,15 +274,13 @@ class RawPairs(Dataset[Sample]):
         ]
         for _ in range(int(generator.integers(self._objects + 1))):
             radius = generator.uniform(*_RADIUS) * min(height, width)
-            side = math.ceil(2 * radius * (1 + _HARMONICS * _WAVINESS)) + 2
+            side = math.ceil(2 * radius * (1 + HARMONICS * _WAVINESS)) + 2
             texture = self._lights.draw(number, generator, min(side, self._size[0]), min(side, self._size[1]))
             level = float(view.median() / texture.median().clamp(min=1e-30)) * 2 ** generator.normal(0.0, 1.0)
-            outline = generator.uniform(-_WAVINESS, _WAVINESS, (2, _HARMONICS))
+            outline = torch.tensor(generator.uniform(-_WAVINESS, _WAVINESS, (2, HARMONICS)), dtype=torch.float32)
             centre = generator.uniform(0, height), generator.uniform(0, width)
-            way = _draw_vector(generator, motion)
-            for k, sign in enumerate((-1, 1)):
-                place = centre[0] + sign * way[0] / 2, centre[1] + sign * way[1] / 2
-                moments[k] = _with_object(moments[k], texture * level, place, radius, outline)
+            thing = MovingObject(texture * level, centre, _draw_vector(generator, motion), radius, outline)
+            moments = [thing.over(seen, moment) for seen, moment in zip(moments, (-0.5, 0.5), strict=True)]
         return moments
 
 
@@ -319,21 +318,3 @@ def _resampled(view: Tensor, height: int, width: int, turn: float, shift: tuple[
     cosine, sine = math.cos(turn), math.sin(turn)
     middle = (view.shape[-2] - 1) / 2 + shift[0], (view.shape[-1] - 1) / 2 + shift[1]
     return _look_up(view, middle[0] + cosine * rows - sine * columns, middle[1] + sine * rows + cosine * columns)
-
-
-def _with_object(
-    radiance: Tensor, texture: Tensor, centre: tuple[float, float], radius: float, outline: np.ndarray[tuple[int, int]]
-) -> Tensor:
-    """Radiance with an object in front: texture within a wavy circle, whose edge is one pixel soft."""
-    height, width = radiance.shape[-2:]
-    rows = torch.arange(height)[:, None] - centre[0]
-    columns = torch.arange(width)[None, :] - centre[1]
-    angle = torch.atan2(rows, columns)
-    edge = torch.full_like(angle, radius)
-    for k in range(_HARMONICS):
-        waves = float(outline[0, k]) * (angle * (k + 1)).cos() + float(outline[1, k]) * (angle * (k + 1)).sin()
-        edge += radius * waves
-    cover = (edge - torch.hypot(rows, columns) + 0.5).clamp(0, 1)
-    middle = (texture.shape[-2] - 1) / 2, (texture.shape[-1] - 1) / 2
-    rows, columns = torch.broadcast_tensors(middle[0] + rows, middle[1] + columns)
-    return torch.lerp(radiance, _look_up(texture, rows, columns), cover)
