@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hdrops_cli.bracket import LOSSY_IMAGES, check_count, check_place, holds_radiance, images_of
-from hdrops_cli.emvnet import reference_of, tile_of
+from hdrops_cli.emvnet import enhanced, reference_of
 from hdrops_cli.interpolate import pretrained
 from hdrops_cli.report import say, working
 
@@ -73,7 +73,7 @@ def run(images: Sequence[Path], out: Path, weights: Path, reference: str, tile: 
     with working("developing"), torch.inference_mode():
         if place is None:
             place = int(choose_reference(planes, saturated=model.config.saturated))
-        picture = model.enhance(planes, place, tile=tile or tile_of(model, len(files), *planes.shape[-2:]))[0]
+        picture = enhanced(model, planes, place, tile)
     chosen = frames[place]
     turned = torch.from_numpy(upright(picture.clamp(0, 1).permute(1, 2, 0).numpy(), chosen.orientation))
     codes = to_codes(turned.permute(2, 0, 1), 8 if out.suffix.lower() in LOSSY_IMAGES else 16)

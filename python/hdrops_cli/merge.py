@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hdrops_cli.align import aligned
 from hdrops_cli.bracket import describe, images_of, open_bracket
-from hdrops_cli.emvnet import reference_of, tile_of
+from hdrops_cli.emvnet import enhanced, reference_of
 from hdrops_cli.interpolate import pretrained
 from hdrops_cli.report import say, warn, working
 
@@ -63,14 +63,12 @@ def _by_network(
     from hdrops.io import InputError
     from hdrops.models import choose_reference
 
-    count, channels, height, width = bracket.images.shape
-    if channels != model.config.channels:
+    if bracket.images.shape[1] != model.config.channels:
         raise InputError(f"{bracket.paths[0]} is grey, and the network takes RGB; take --method weighted")
-    tile = tile or tile_of(model, count, height, width)
     images = _coded(bracket.images, gamma)[None]
     if place is None:
         place = int(choose_reference(images, saturated=model.config.saturated))
-    return model.enhance(images, place, tile=tile)[0].clamp_(min=0).pow_(gamma), place
+    return enhanced(model, images, place, tile).clamp_(min=0).pow_(gamma), place
 
 
 def _by_weights(bracket: Bracket, place: int | None, gamma: float | None) -> tuple[Tensor, int]:

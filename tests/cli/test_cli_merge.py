@@ -222,12 +222,13 @@ def test_linear_light_is_coded_for_the_network(hdrops, tmp_path, request, weight
 
 def test_tiles_are_as_memory_allows(hdrops, tmp_path, frames8, weights, monkeypatch):
     """Of 2 bytes a slice of the volume, filter and pixel, as far as the network looks."""
-    tiles = []
+    tiles, pieces = [], []
     enhance = EMVNet.enhance
 
-    def watched(self, images, reference=None, *, tile=None):
+    def watched(self, images, reference=None, *, tile=None, piece=None):
         tiles.append(tile)
-        return enhance(self, images, reference, tile=tile)
+        pieces.append(piece)
+        return enhance(self, images, reference, tile=tile, piece=piece)
 
     monkeypatch.setattr(EMVNet, "enhance", watched)
     arguments = ["merge", *frames8, "-o", tmp_path / "out.exr", "--method", "emvnet", "--weights", weights]
@@ -236,11 +237,13 @@ def test_tiles_are_as_memory_allows(hdrops, tmp_path, frames8, weights, monkeypa
         monkeypatch.setattr("hdrops_cli.emvnet._available", lambda free=free: int(free))
         assert hdrops(*arguments).code == 0
         assert tiles.pop() == tile
+        assert pieces.pop() is None
     monkeypatch.setattr("hdrops_cli.emvnet._available", lambda: int(1.3 * cost))
     refused(hdrops(*arguments), "needs about 0.0 GiB for 3 images", "--tile")
     assert tiles == []
     assert hdrops(*arguments, "--tile", 24).code == 0
     assert tiles == [24]
+    assert pieces == [32]  # the smallest, for a tile that is too large
 
 
 def test_smaller_tiles_need_less(weights, monkeypatch):
@@ -255,6 +258,77 @@ def test_smaller_tiles_need_less(weights, monkeypatch):
     assert tile_of(model, 2, 8000, 6000) == 256
     monkeypatch.undo()
     assert tile_of(model, 2, 100, 100) == 100
+
+
+def test_pieces_spare_memory_and_work(hdrops, tmp_path, frames8, weights, monkeypatch):
+    """Of those that fit the parts of the least work, and for a tile that is given the largest pieces that fit."""
+    from hdrops_cli.emvnet import parts_of, tile_of
+
+    model = EMVNet(EMVNetConfig.preset("tiny", features=4, filters=4, motion_extent=48))
+    halo, reach = -(-model.radius // 8) * 8, model.piece_radius
+    assert (halo, reach) == (192, 32)
+    unit = 2 * 2 * 16**2 * 4 * 4  # bytes: 2 images, 16 x 16 motions, 4 gains, 4 filters
+    features = 4 * 2 * 4 * 8000 * 6000  # bytes: 2 images, 4 features
+
+    def free(need):
+        monkeypatch.setattr("hdrops_cli.emvnet._available", lambda: int(need / 0.75) + 1)
+
+    def need(tile, piece=None):
+        whole = (tile + 2 * halo) ** 2
+        return unit * whole if piece is None else unit * (whole / 8 + (piece + 2 * reach) ** 2) + features
+
+    free(unit * 8000 * 6000)
+    assert parts_of(model, 2, 8000, 6000) == (8000, None)
+    found = []
+    for tile, piece in ((512, 128), (512, 64), (512, 32), (256, 32), (128, 32), (32, 32)):
+        free(need(tile, piece))
+        assert tile_of(model, 2, 8000, 6000, piece) == tile
+        assert parts_of(model, 2, 8000, 6000, tile) == (tile, piece)
+        # Each pixel is computed so many times.
+        work = {
+            (t, p): (1 + 2 * halo / t) ** 2 * (1 if p is None else (1 + 2 * reach / p) ** 2)
+            for t in (512, 256, 128, 64, 32)
+            for p in (None, 128, 64, 32)
+            if need(t, p) <= need(tile, piece)
+        }
+        found.append(parts_of(model, 2, 8000, 6000))
+        assert found[-1] == min(work, key=work.get)
+    assert found[:2] == [(512, 128), (512, 64)]
+    assert need(32, 32) - features < need(32) / 5
+    free(need(32, 32) - 2)
+    with pytest.raises(InputError, match=r"needs about 1\.9 GiB for 2 images"):
+        parts_of(model, 2, 8000, 6000)
+    assert parts_of(model, 2, 8000, 6000, 64) == (64, 32)
+    # Without two layers beyond the finest there are none.
+    free(unit * 100)
+    assert parts_of(small(dilations=(1,)), 2, 8000, 6000, 64) == (64, None)
+
+
+def test_the_largest_preset_fits_into_an_ordinary_computer(monkeypatch):
+    from hdrops_cli.emvnet import parts_of
+
+    models = [EMVNet(EMVNetConfig.preset(name, blocks=1)) for name in ("hdr", "isp")]
+    monkeypatch.setattr("hdrops_cli.emvnet._available", lambda: 14 << 30)
+    for model, count, size in zip(models, (3, 2), ((3000, 4000), (1500, 2000)), strict=True):
+        tile, piece = parts_of(model, count, *size)
+        assert tile >= 128
+        assert piece in (32, 64, 128)
+
+
+@pytest.mark.parametrize("command", ["merge", "develop"])
+def test_pieces_change_nothing(hdrops, tmp_path, frames8, monkeypatch, command):
+    changes = {"channels": 4, "grow": 2, "head_taps": 3} if command == "develop" else {}
+    small(**changes).save_pretrained(tmp_path / "net")
+    paths = raw_bracket(tmp_path) if command == "develop" else frames8
+    method = [] if command == "develop" else ["--method", "emvnet"]
+    chosen, results = [], []
+    for parts in ((1000, None), (24, 8)):
+        monkeypatch.setattr("hdrops_cli.emvnet.parts_of", lambda *args, parts=parts: chosen.append(args[1:]) or parts)
+        out = tmp_path / ("out.png" if command == "develop" else "out.exr")
+        assert hdrops(command, *paths, "-o", out, "--weights", tmp_path / "net", *method).code == 0
+        results.append(read_image(out).pixels.double())
+    assert chosen == [(2, 24, 32, None) if command == "develop" else (3, 48, 72, None)] * 2
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1.0 if command == "develop" else 1e-6)
 
 
 # ---- what cannot be done -------------------------------------------------------------------------------------------

@@ -516,6 +516,21 @@ class EMVNet(nn.Module):
         return int(self._motions.abs().max()) + 2 * _HOURGLASSES * sum(scales) + self.config.head_taps // 2
 
     @property
+    def piece_radius(self) -> int:
+        """How far the pieces of :meth:`enhance` look around themselves at most, in pixels of the features; 0 of a
+        network of one dilation, which is not computed in pieces."""
+        return -(-max(self._reaches) // _QUARTER) * _QUARTER if len(self.config.dilations) > 1 else 0
+
+    @property
+    def _reaches(self) -> tuple[int, int, int]:
+        """The same of pieces of the matching, between two hourglasses, and of the last one and its picture."""
+        config = self.config
+        farthest = int(self._motions.abs().max())
+        within = config.dilations[0] + 2 * config.dilations[1]
+        beside = farthest if config.head == "frames" else 0
+        return farthest + within, 2 * within, max(within + config.head_taps // 2, beside)
+
+    @property
     def step(self) -> int:
         """Pixels of the features between places that the hourglasses treat alike."""
         return 1 << len(self.config.dilations)
@@ -668,18 +683,16 @@ class EMVNet(nn.Module):
         is kept of the whole lies on a quarter of the grid."""
         if piece is None or len(self.config.dilations) < 2:
             return self._aggregated(features, saturation, images, collapsed=True, last=True)[0]
-        layers, outer = self._layers, self.config.dilations[0]
-        inner = 2 * self.config.dilations[1]
+        layers = self._layers
         depth, *sides = self._size(features)
-        farthest = int(self._motions.abs().max())
-        beside, taps = (farthest if self.config.head == "frames" else 0), self.config.head_taps // 2
+        matching, between, behind = self._reaches
         scale = self.config.shrink * self.config.grow
 
         def matched(place: _Place) -> Tensor:
             masked = None if saturation is None else saturation[(..., *place)]
             return layers[0][0].second(self._matched(features[(..., *place)], masked))
 
-        x = _in_pieces(matched, sides, piece, farthest + outer + inner, 1, _QUARTER)
+        x = _in_pieces(matched, sides, piece, matching, 1, _QUARTER)
         for k, (hourglass, head) in enumerate(layers):
             final = k == _HOURGLASSES - 1
             core = hourglass.core(x)
@@ -699,7 +712,7 @@ class EMVNet(nn.Module):
                     return head.of_inner(hourglass, half, size, images[(..., *place)])
                 return layers[k + 1][0].second(self._next(k, half, size))
 
-            reach = max(inner + outer + taps, beside) if final else 2 * (inner + outer)
+            reach = behind if final else between
             x = _in_pieces(following, sides, piece, reach, *((scale, 1) if final else (1, _QUARTER)))
             del core, following
         return x
