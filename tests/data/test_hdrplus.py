@@ -52,6 +52,12 @@ def finished(light):
     return (light * torch.tensor([1.6, 1.0, 1.3])[:, None, None] * 1.4).clamp(0, 1).pow(1 / 2.4).mul(255).round().byte()
 
 
+def write_picture(root, name, picture):
+    path = root / RESULTS / name / "final.jpg"
+    write_image(path.with_suffix(".png"), picture.contiguous())
+    path.with_suffix(".png").rename(path)
+
+
 def burst(root, name="0006", *, pattern="RGGB", size=SIZE, frames=3, reference=1, seed=0, orientation=1, **options):
     """A burst whose frames are shifted by two pixels from one to the next; the light of the reference frame."""
     whole = scene((size[0] + 2 * frames, size[1] + 2 * frames), seed)
@@ -63,8 +69,7 @@ def burst(root, name="0006", *, pattern="RGGB", size=SIZE, frames=3, reference=1
     write_dng(result / "merged.dng", mosaic(views[reference], pattern), pattern, noise=None)
     (result / "reference_frame.txt").write_text(f"{reference}\n")
     turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
-    write_image(result / "final.png", finished(views[reference]).rot90(turns, (1, 2)).contiguous())
-    (result / "final.png").rename(result / "final.jpg")
+    write_picture(root, name, finished(views[reference]).rot90(turns, (1, 2)))
     return views[reference]
 
 
@@ -126,10 +131,7 @@ def test_picture_of_the_middle_of_the_sensor(tmp_path, rows, columns, pattern):
     view = burst(tmp_path, pattern=pattern)
     top, left = rows // 2, columns // 2
     picture = finished(view)[:, top : SIZE[0] - (rows - top), left : SIZE[1] - (columns - left)]
-    path = tmp_path / RESULTS / "0006" / "final.jpg"
-    path.unlink()
-    write_image(path.with_suffix(".png"), picture)
-    path.with_suffix(".png").rename(path)
+    write_picture(tmp_path, "0006", picture)
     bursts = HDRPlusBursts(tmp_path, task="isp", patch=(20, 24), rotate=True, samples_per_epoch=10)
     frames = HDRPlusBursts(tmp_path, task="isp", patch=None, augment=False)
     sample = frames[0]
@@ -265,22 +267,16 @@ def test_bursts_that_cannot_be_used(tmp_path):
         unverified[1]
 
 
-def replace_picture(root, name, picture):
-    path = root / RESULTS / name / "final.jpg"
-    write_image(path.with_suffix(".png"), picture.contiguous())
-    path.with_suffix(".png").rename(path)
-
-
 def test_pictures_that_are_not_aligned(tmp_path):
     names = ("good", "turned", "shifted", "scaled", "other", "small", "grey", "absent")
     views = {name: burst(tmp_path, name) for name in names}
-    replace_picture(tmp_path, "turned", finished(views["turned"]).rot90(2, (1, 2)))
-    replace_picture(tmp_path, "shifted", finished(views["shifted"]).roll((4, -2), (1, 2)))
+    write_picture(tmp_path, "turned", finished(views["turned"]).rot90(2, (1, 2)))
+    write_picture(tmp_path, "shifted", finished(views["shifted"]).roll((4, -2), (1, 2)))
     zoomed = F.interpolate(views["scaled"][None], scale_factor=1.1, mode="bilinear")[0]
-    replace_picture(tmp_path, "scaled", finished(zoomed[:, 6:126, 8:168]))
-    replace_picture(tmp_path, "other", finished(scene(seed=9)))
-    replace_picture(tmp_path, "small", finished(views["small"])[:, :50])
-    replace_picture(tmp_path, "grey", finished(views["grey"])[:1])
+    write_picture(tmp_path, "scaled", finished(zoomed[:, 6:126, 8:168]))
+    write_picture(tmp_path, "other", finished(scene(seed=9)))
+    write_picture(tmp_path, "small", finished(views["small"])[:, :50])
+    write_picture(tmp_path, "grey", finished(views["grey"])[:1])
     (tmp_path / RESULTS / "absent" / "final.jpg").unlink()
     with pytest.warns(UserWarning, match="left out 7 of 8") as caught:
         bursts = HDRPlusBursts(tmp_path, task="isp", patch=(16, 16))
