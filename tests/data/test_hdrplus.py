@@ -12,7 +12,7 @@ pytest.importorskip("rawpy", reason="rawpy is not installed")
 pytest.importorskip("OpenImageIO", reason="reading images needs OpenImageIO")
 
 from hdrops.data import HDRPlusBursts, NoiseProfile
-from hdrops.data.hdrplus import picture_is_aligned
+from hdrops.data.hdrplus import _read_frame, picture_is_aligned
 from hdrops.data.moving import pack
 from hdrops.io import InputError, write_image
 
@@ -205,6 +205,15 @@ def test_other_image_is_of_another_frame_of_the_same_exposure(tmp_path):
     alone = HDRPlusBursts(tmp_path, patch=None, augment=False)
     with pytest.raises(InputError, match="0006 has no second frame with the exposure of the reference frame"):
         alone[0]
+
+
+def test_dark_frames_have_no_bias(tmp_path):
+    """Noise reaches below black: what is cut off there would become light once a frame is brightened."""
+    grain = 0.01 * torch.randn(SIZE, generator=torch.Generator().manual_seed(0))
+    write_dng(tmp_path / "dark.dng", grain, "RGGB")
+    light = _read_frame(tmp_path / "dark.dng").light
+    torch.testing.assert_close(light, pack(grain[None]), rtol=0, atol=0.51 / (WHITE - BLACK))
+    assert abs(float(light.mean())) < 2e-4
 
 
 def test_noise_of_the_short_image_is_that_of_the_brightened_sensor(tmp_path):
