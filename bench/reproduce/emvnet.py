@@ -46,9 +46,12 @@ import runs  # noqa: E402
 from machine import machine  # noqa: E402
 
 ALONE = {"motion_extent": 1, "motion_step": 1}  # one motion, none
+LINEAR = {"head": "linear", "residual": True}
 # What each network changes in the configuration; all else is shared.
 RUNS: dict[str, dict[str, Any]] = {
     "no-volume": {"model": {"changes": {**ALONE, "exposures": [1.0]}}},
+    "no-volume-linear": {"model": {"changes": {**ALONE, "exposures": [1.0], **LINEAR}}},
+    "linear": {"model": {"changes": LINEAR}},
     "exposure": {"model": {"changes": ALONE}},
     "motion": {"model": {"changes": {"exposures": [1.0]}}},
     "no-mask": {"model": {"changes": {"mask": "none"}}},
@@ -63,6 +66,8 @@ TITLES = {
     "reference": "the reference alone",
     "merge": "weighted merge, as if nothing moved",
     "no-volume": "no motions, no gains",
+    "no-volume-linear": "no motions, no gains; linear head",
+    "linear": "motions and gains; linear head",
     "exposure": "gains",
     "motion": "motions",
     "no-mask": "motions and gains, no mask",

@@ -29,13 +29,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frames": {"head": "frames", "order": "emi"},
     "frames-light": {"head": "frames", "shrink": 2, "include_reference": False},
     "frames-bare": {"head": "frames", "mask": "none"},
+    "skips": {"skips": True, "dilations": (1, 3, 1, 1), "shrink": 2},
     "frames-far": {"head": "frames", "motion_extent": 24, "motion_step": 12},
 }
 
 
 def made(name: str, **changes: Any) -> EMVNet:
     torch.manual_seed(1)
-    return EMVNet(EMVNetConfig.preset("tiny", **(VARIANTS[name] | changes))).double()
+    model = EMVNet(EMVNetConfig.preset("tiny", **(VARIANTS[name] | changes))).double()
+    for weights in model.heads.parameters():
+        if not weights.any():
+            nn.init.normal_(weights, std=0.2)
+    return model
 
 
 def scene(model: EMVNet, count: int = 2, size: tuple[int, int] = (18, 21), batch: int = 2) -> Tensor:
@@ -62,6 +67,8 @@ def mean_of_frames(scores: Tensor, images: Tensor, config: EMVNetConfig) -> Tens
         image = F.pad(images[:, place["i"]], (0, width - images.shape[-1], 0, height - images.shape[-2]), "replicate")
         moved = image[:, :, (rows + dy).clamp(0, height - 1)][..., (columns + dx).clamp(0, width - 1)]
         score = F.pixel_shuffle(scores[:, :, d], side)
+        if config.include_reference and not place["i"]:
+            score = score + config.preference
         if config.mask != "none":
             score = score - 1000 * (moved >= config.saturated).any(1, keepdim=True).double()
         values.append(moved * (config.exposures[place["e"]] if place["i"] else 1.0))
@@ -106,14 +113,15 @@ def literal(model: EMVNet, images: Tensor, reference: int) -> list[Tensor]:
     )
     pictures = []
     for hourglass, head in zip(model.hourglasses, model.heads, strict=True):
-        sizes = []
+        given = []
         for layer, d in zip(hourglass.down, config.dilations, strict=True):
-            sizes.append(volume.shape[2:])
+            given.append(volume)
             volume = F.conv3d(volume, layer.weight, layer.bias, 2, d, d).relu()
         for k, (layer, d) in enumerate(zip(hourglass.up, reversed(config.dilations), strict=True)):
-            extra = [a - (2 * b - 1) for a, b in zip(sizes[-1 - k], volume.shape[2:], strict=True)]
+            extra = [a - (2 * b - 1) for a, b in zip(given[-1 - k].shape[2:], volume.shape[2:], strict=True)]
             volume = F.conv_transpose3d(volume, layer.weight, layer.bias, 2, d, extra, 1, d)
             volume = volume if k == len(hourglass.up) - 1 else volume.relu()
+            volume = volume + given[-1 - k] if config.skips and k < len(hourglass.up) - 2 else volume
         if config.head == "frames":
             pictures.append(mean_of_frames(head.score(volume), images, config))
             continue
@@ -264,6 +272,22 @@ def test_the_reference_is_chosen_blindly() -> None:
     )
 
 
+@pytest.mark.parametrize("changes", [{"residual": True}, {"head": "frames", "preference": 100.0}])
+def test_begins_with_the_reference(changes: dict[str, Any]) -> None:
+    images = torch.rand(1, 3, 3, 12, 14) * 0.9
+    pictures = EMVNet(EMVNetConfig.preset("tiny", **changes))(images, 1)
+    for picture in pictures:
+        torch.testing.assert_close(picture, images[:, 1], rtol=0, atol=1e-6)
+
+
+def test_begins_with_the_mean_of_others_where_the_reference_is_saturated() -> None:
+    images = torch.full((1, 2, 3, 12, 14), 0.4)
+    images[:, 0] = 1
+    model = EMVNet(EMVNetConfig.preset("tiny", head="frames"))
+    mean = 0.4 * sum(model.config.exposures) / len(model.config.exposures)
+    torch.testing.assert_close(model(images, 0).last, torch.full((1, 3, 12, 14), mean))
+
+
 def test_every_scene_may_have_its_own_reference() -> None:
     model = made("residual")
     images = scene(model, count=3)
@@ -360,6 +384,10 @@ def test_bad_images() -> None:
         {"residual": True, "head": "frames"},
         {"head": "frames", "outputs": 4},
         {"head": "frames", "grow": 2},
+        {"skips": 1},
+        {"skips": True, "dilations": (1, 3)},
+        {"preference": -1.0},
+        {"preference": float("nan")},
     ],
 )
 def test_bad_configurations(changes: dict[str, Any]) -> None:

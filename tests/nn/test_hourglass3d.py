@@ -44,6 +44,30 @@ def test_is_its_layers(dilations: tuple[int, ...], size: tuple[int, int, int]) -
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("dilations", [(1, 3, 5), (1, 1, 3, 1)])
+def test_skips(dilations: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = Hourglass3d(5, 4, dilations, skips=True).double()
+    x = drawn(1, 5, 9, 18, 21).requires_grad_()
+    y, given = x, []
+    for layer, dilation in zip(model.down, dilations, strict=True):
+        given.append(y)
+        y = F.conv3d(y, layer.weight, layer.bias, 2, dilation, dilation).relu()
+    for layer, dilation in zip(model.up, reversed(dilations), strict=True):
+        wanted = given.pop()
+        extra = [a - (2 * b - 1) for a, b in zip(wanted.shape[2:], y.shape[2:], strict=True)]
+        y = F.conv_transpose3d(y, layer.weight, layer.bias, 2, dilation, extra, 1, dilation)
+        y = y.relu() if given else y
+        y = y + wanted if len(given) > 1 else y
+    found = model(x)
+    torch.testing.assert_close(found, y, rtol=1e-10, atol=1e-12)
+    gradients = [torch.autograd.grad(z.sum(), [x, *model.parameters()]) for z in (found, y)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+    with pytest.raises(ValueError, match="at least three dilations"):
+        Hourglass3d(5, 4, (1, 3), skips=True)
+
+
 def test_numbers_of_parameters() -> None:
     """128 to 32 channels: 110,624 + 5 x 27,680; three in a row 581,184; with 64 channels 2,102,400."""
     models = [Hourglass3d(128), Hourglass3d(32), Hourglass3d(32)]

@@ -32,6 +32,8 @@ Reference = int | Tensor | None
 SYSTEM = "emvnet"
 _GAINS = (1 / 4, 1 / 2, 2.0, 4.0, 8.0, 16.0)
 _MOST_LAYERS = 256
+_MOST_PREFERENCE = 100.0
+_SKIPPING = 3  # dilations
 _MOST_CHANNELS = 4096
 
 
@@ -52,6 +54,9 @@ class EMVNetConfig:
         grow: by how much the picture is larger than the images: 2 for the end-to-end ISP, whose images are packed.
         filters: channels of the hourglasses.
         dilations: of each hourglass's convolutions. The paper says only that they grow.
+        skips: whether each hourglass adds what it is given on a quarter of the grid to what it makes there, see
+            :class:`hdrops.nn.hourglass.Hourglass3d`. The paper does not say; without them little of single pixels gets
+            through, and networks are slow to learn.
         motion_extent: pixels of the features that motions reach over.
         motion_step: pixels between motions, 1 for the paper's dense ones.
         motion_centred: whether motions lie about 0; as written in the paper they have one sign.
@@ -66,6 +71,8 @@ class EMVNetConfig:
         head: how a picture is made of an hourglass's depth: "linear", a mean; "softmax", a mean with weights that the
             network gives to slices; or "frames", where such weights are those of the images themselves, moved and
             scaled as the slices say, in a mean that is the picture.
+        preference: of the head "frames", for the reference: what is added to the scores of its slices, so that the
+            network begins with the reference where that is not saturated.
         head_taps: of the convolution that makes the picture of it, a side; "frames" has none.
         residual: for the first two heads, whether the reference image is added, so that only what it lacks is learnt.
             The paper does not say; nothing else in the network keeps details of single pixels.
@@ -84,6 +91,7 @@ class EMVNetConfig:
     grow: int = 1
     filters: int = 32
     dilations: tuple[int, ...] = (1, 3, 5)
+    skips: bool = False
     motion_extent: int = 36
     motion_step: int = 3
     motion_centred: bool = True
@@ -95,6 +103,7 @@ class EMVNetConfig:
     order: str = "ime"
     include_reference: bool = True
     head: Head = "linear"
+    preference: float = 5.0
     head_taps: int = 1
     residual: bool = False
 
@@ -107,7 +116,7 @@ class EMVNetConfig:
                 raise ValueError(f"{name} must be an integer from 1 to {limit}, got {value!r}")
         if self.head_taps % 2 == 0:
             raise ValueError(f"head_taps must be odd, got {self.head_taps}")
-        for name in ("depthwise", "motion_centred", "include_reference", "residual"):
+        for name in ("depthwise", "skips", "motion_centred", "include_reference", "residual"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         whole = all(type(d) is int and 1 <= d <= 64 for d in self.dilations)
@@ -126,6 +135,10 @@ class EMVNetConfig:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive, got {value!r}")
+        if self.skips and len(self.dilations) < _SKIPPING:
+            raise ValueError(f"skips need at least {_SKIPPING} dilations, got {self.dilations!r}")
+        if type(self.preference) not in (int, float) or not 0 <= self.preference <= _MOST_PREFERENCE:
+            raise ValueError(f"preference must be from 0 to {_MOST_PREFERENCE:g}, got {self.preference!r}")
         made = "residual" if self.residual else 'head "frames"'
         if self.residual and self.head == "frames":
             raise ValueError('residual is of no use with head "frames", whose pictures are made of the images')
@@ -308,6 +321,13 @@ class Pictures(NamedTuple):
     first: Tensor
 
 
+def _nothing(layer: nn.Module) -> nn.Module:
+    """With weights of 0: what is made of noise at first would be learnt to be nothing, by layers that fall silent."""
+    for weights in layer.parameters():
+        nn.init.zeros_(weights)
+    return layer
+
+
 class _Head(nn.Module):
     """A picture of an hourglass's depth, by one convolution of a mean."""
 
@@ -317,6 +337,8 @@ class _Head(nn.Module):
         self.conv = nn.Conv2d(
             config.filters, config.outputs * self.side**2, config.head_taps, padding=config.head_taps // 2
         )
+        if config.residual:
+            _nothing(self.conv)
         self.score = nn.Conv3d(config.filters, 1, 1) if config.head == "softmax" else None
 
     def forward(self, volume: Tensor, images: Tensor) -> Tensor:
@@ -359,9 +381,10 @@ _UNTRUSTED = 1e3
 class _FramesHead(nn.Module):
     """A picture as a mean of the images, moved and scaled as the slices say::
 
-        Y(p) = sum_d softmax_d(S(d, p) - c s_d(p + M_d)) E_d I_d(p + M_d)
+        Y(p) = sum_d softmax_d(S(d, p) + b_d - c s_d(p + M_d)) E_d I_d(p + M_d)
 
-    with S, one number for every slice and pixel, by a convolution of the hourglass's result. Where an image is
+    with S, one number for every slice and pixel, by a convolution of the hourglass's result, 0 at first, and b, the
+    preference, for slices of the reference. Where an image is
     saturated, s = 1, and c = 1000 takes its weight unless there is no mask; a pixel that is saturated in all images
     keeps the weights that S gives. Slices of the reference have M = 0 and E = 1; beyond an image its edge continues.
     """
@@ -369,11 +392,11 @@ class _FramesHead(nn.Module):
     def __init__(self, config: EMVNetConfig) -> None:
         super().__init__()
         self.side, self.order = config.shrink, config.order
-        self.score = nn.Conv3d(config.filters, self.side**2, 1)
+        self.score = _nothing(nn.Conv3d(config.filters, self.side**2, 1))
         self.with_reference = config.include_reference
         motions = motion_grid(config.motion_extent, config.motion_step, centred=config.motion_centred)
         self.motions = [(dy * self.side, dx * self.side) for dy, dx in motions.tolist()]
-        self.gains = config.exposures
+        self.gains, self.preference = config.exposures, config.preference
         self.saturated = None if config.mask == "none" else config.saturated
 
     def forward(self, volume: Tensor, images: Tensor) -> Tensor:
@@ -411,6 +434,10 @@ class _FramesHead(nn.Module):
             if self.with_reference:
                 beside = torch.cat([lost[0][:, None, None, None].expand_as(beside[:, :1]), beside], 1)
             scores = scores + beside
+        if self.with_reference:
+            preferred = scores.new_zeros(scores.shape[1])
+            preferred[0] = self.preference
+            scores = scores + preferred.view(-1, 1, 1, 1, 1)
         weights = scores.flatten(1, 3).softmax(1).unflatten(1, scores.shape[1:4]).to(images.dtype)
         total = torch.zeros_like(reference)
         if self.with_reference:
@@ -462,7 +489,9 @@ class EMVNet(nn.Module):
         self.extractor = nn.Sequential(*(RRDB(config) for _ in range(config.blocks)))
         of_volume = 3 * config.features + (config.features if config.correlation == "product" else 1)
         inputs = [of_volume, *[config.filters] * (_HOURGLASSES - 1)]
-        self.hourglasses = nn.ModuleList(Hourglass3d(size, config.filters, config.dilations) for size in inputs)
+        self.hourglasses = nn.ModuleList(
+            Hourglass3d(size, config.filters, config.dilations, skips=config.skips) for size in inputs
+        )
         head = _FramesHead if config.head == "frames" else _Head
         self.heads = nn.ModuleList(head(config) for _ in range(_HOURGLASSES))
         for hourglass in self.hourglasses:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from hdrops.ops.hourglass import conv3d, deconv3d, deconv_conv3d
 
 
+_OUTER = 2  # convolutions before the first that has a skip
+
+
 class Hourglass3d(nn.Module):
     """Convolutions with stride 2, then as many transposed ones back to the size of the input.
 
@@ -27,16 +30,29 @@ class Hourglass3d(nn.Module):
         in_channels: channels C of the input; 4 times those of the features for the matching volume.
         channels: of every layer, K.
         dilations: of the convolutions, first to last; the transposed ones have them in reverse.
+        skips: whether what a convolution from the third on is given is added to what the transposed one of the same
+            sides makes. Such sums are on a quarter of the grid or less: the layers outside remain what can be one.
+            The paper says nothing of them.
 
     Raises:
-        ValueError: no dilations, or one below 1.
+        ValueError: no dilations, or one below 1; fewer than three with skips.
     """
 
-    def __init__(self, in_channels: int, channels: int = 32, dilations: Sequence[int] = (1, 3, 5)) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int = 32,
+        dilations: Sequence[int] = (1, 3, 5),
+        *,
+        skips: bool = False,
+    ) -> None:
         super().__init__()
         if not dilations or min(dilations) < 1:
             raise ValueError(f"dilations must be numbers from 1, at least one, got {tuple(dilations)}")
+        if skips and len(dilations) <= _OUTER:
+            raise ValueError(f"skips need at least three dilations, got {tuple(dilations)}")
         self.dilations = tuple(dilations)
+        self.skips = skips
         sizes = itertools.pairwise([in_channels, *[channels] * len(dilations)])
         self.down = nn.ModuleList(nn.Conv3d(a, b, 3, 2, d, d) for (a, b), d in zip(sizes, dilations, strict=True))
         self.up = nn.ModuleList(
@@ -73,12 +89,14 @@ class Hourglass3d(nn.Module):
 
     def core(self, x: Tensor) -> Tensor:
         """The layers of :meth:`inner` but its first and its last: what :meth:`second` gives, to the same shape."""
-        sizes = []
-        for number in range(2, len(self.down)):
-            sizes.append(x.shape[2:])
+        given = []
+        for number in range(_OUTER, len(self.down)):
+            given.append(x)
             x = self._convolved(x, number)
-        for number, size in enumerate(reversed(sizes)):
-            x = self._transposed(x, number, size, relu=True)
+        for number, before in enumerate(reversed(given)):
+            x = self._transposed(x, number, before.shape[2:], relu=True)
+            if self.skips:
+                x = x + before
         return x
 
     def widened(self, x: Tensor, size: Sequence[int]) -> Tensor:

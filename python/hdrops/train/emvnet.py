@@ -140,11 +140,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "model": {
             "network": "light",
             "changes": {
-                "residual": True,
                 "blocks": 2,
                 "depthwise": False,
+                "skips": True,
                 "motion_extent": 9,
-                "exposures": [0.25, 0.5, 2.0, 4.0],
+                "exposures": [0.4, 0.65, 1.6, 2.5],
+                "head": "frames",
             },
         },
         "loss": {"perceptual": 0.0, "adversarial": 0.0, "content": 1.0, "pixels": 0.0, "patches": 0.0},
