@@ -321,11 +321,10 @@ class Pictures(NamedTuple):
     first: Tensor
 
 
-def _nothing(layer: nn.Module) -> nn.Module:
-    """With weights of 0: what is made of noise at first would be learnt to be nothing, by layers that fall silent."""
+def _silence(layer: nn.Module) -> None:
+    """Weights of 0: what noise makes of a picture at first would be learnt away by layers that fall silent for good."""
     for weights in layer.parameters():
         nn.init.zeros_(weights)
-    return layer
 
 
 class _Head(nn.Module):
@@ -338,7 +337,7 @@ class _Head(nn.Module):
             config.filters, config.outputs * self.side**2, config.head_taps, padding=config.head_taps // 2
         )
         if config.residual:
-            _nothing(self.conv)
+            _silence(self.conv)
         self.score = nn.Conv3d(config.filters, 1, 1) if config.head == "softmax" else None
 
     def forward(self, volume: Tensor, images: Tensor) -> Tensor:
@@ -392,7 +391,8 @@ class _FramesHead(nn.Module):
     def __init__(self, config: EMVNetConfig) -> None:
         super().__init__()
         self.side, self.order = config.shrink, config.order
-        self.score = _nothing(nn.Conv3d(config.filters, self.side**2, 1))
+        self.score = nn.Conv3d(config.filters, self.side**2, 1)
+        _silence(self.score)
         self.with_reference = config.include_reference
         motions = motion_grid(config.motion_extent, config.motion_step, centred=config.motion_centred)
         self.motions = [(dy * self.side, dx * self.side) for dy, dx in motions.tolist()]

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from hdrops.ops.hourglass import conv3d, deconv3d, deconv_conv3d
 
-
 _OUTER = 2  # convolutions before the first that has a skip
 
 
