@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hdrops import matching_volume, motion_grid
 from hdrops.models import EMVNet, EMVNetConfig, choose_reference
+from hdrops.models.emvnet import RRDB
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -157,6 +158,20 @@ def test_gradients_are_those_of_the_definition(name: str) -> None:
 
     for one, other in zip(gradients(model(images, 0)), gradients(literal(model, images, 0)), strict=True):
         assert (one - other).abs().max() <= 1e-9 * max(other.abs().max(), 1e-9)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_dense_blocks_are_the_same_without_gradients(depthwise: bool) -> None:
+    torch.manual_seed(3)
+    block = RRDB(EMVNetConfig(features=6, depthwise=depthwise)).double()
+    for weights in block.parameters():
+        nn.init.normal_(weights, std=0.3)
+    x = torch.randn(2, 6, 9, 11, dtype=torch.float64)
+    before = x.clone()
+    with torch.no_grad():
+        found = block(x)
+    torch.testing.assert_close(found, block(x), rtol=1e-11, atol=1e-11)
+    assert torch.equal(x, before)
 
 
 def test_numbers_of_weights() -> None:

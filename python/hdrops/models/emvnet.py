@@ -216,8 +216,17 @@ def _conv(channels: int, results: int, config: EMVNetConfig) -> nn.Module:
     return nn.Sequential(*layers) if len(layers) > 1 else layers[0]
 
 
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 class DenseBlock(nn.Module):
-    """Five convolutions, each of all that came before; ReLU but after the last, a fifth of which is added."""
+    """Five convolutions, each of all that came before; ReLU but after the last, a fifth of which is added.
+
+    For inference what came before is never put together: each result is convolved for all layers that follow, which
+    sum up. For training, where autograd would make more of the sums than of what is put together, it is.
+    """
 
     def __init__(self, config: EMVNetConfig) -> None:
         super().__init__()
@@ -225,12 +234,42 @@ class DenseBlock(nn.Module):
         self.layers = nn.ModuleList(_conv(size * (k + 1), size, config) for k in range(_LAYERS))
 
     def forward(self, x: Tensor) -> Tensor:
+        return x + _RESIDUAL * (self._joined(x) if torch.is_grad_enabled() else self._summed(x))
+
+    def _joined(self, x: Tensor) -> Tensor:
         parts = [x]
         *inner, last = self.layers
         for layer in inner:
             parts.append(layer(torch.cat(parts, 1)).relu_())
         added: Tensor = last(torch.cat(parts, 1))
-        return x + _RESIDUAL * added
+        return added
+
+    def _summed(self, part: Tensor) -> Tensor:
+        sums: list[Tensor] = []
+        for number in range(_LAYERS):
+            place = slice(number * part.shape[1], (number + 1) * part.shape[1])
+            terms = self._terms(part, place, first=number == 0)
+            sums = [total.add_(term) for total, term in zip(sums, terms, strict=True)] if sums else terms
+            part, *sums = sums
+            part = part.relu() if sums else part
+        return part
+
+    def _terms(self, part: Tensor, place: slice, *, first: bool) -> list[Tensor]:
+        """What channels at ``place`` of the layers' input add to each layer that has them; the biases come first."""
+        size = part.shape[1]
+        following = list(self.layers)[place.start // size :]
+        whole = [layer for layer in following if isinstance(layer, nn.Conv2d)]
+        if whole:
+            weight = torch.cat([layer.weight[:, place] for layer in whole])
+            bias = torch.cat([_bias(layer) for layer in whole]) if first else None
+            return list(F.conv2d(part, weight, bias, padding=1).split(size, 1))
+        terms = []
+        for layer in following:
+            assert isinstance(layer, nn.Sequential)
+            each, point = (inner for inner in layer if isinstance(inner, nn.Conv2d))
+            alone = F.conv2d(part, each.weight[place], _bias(each)[place], padding=1, groups=size)
+            terms.append(F.conv2d(alone, point.weight[:, place], point.bias if first else None))
+        return terms
 
 
 class RRDB(nn.Module):
