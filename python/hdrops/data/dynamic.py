@@ -29,10 +29,10 @@ class DynamicScenes(Dataset[Sample]):
     Item i shows image i modulo their number. A view of it is drawn, and from one exposure to the next the camera moves:
     it turns (a view of a photograph moves) by a normal distribution. Objects move in front of it: parts of views of all
     images within random outlines, as bright as what is behind them times 2^N(0, 1.5), in a line and turning. In a tenth
-    of the samples nothing moves. The middle exposure is the reference (of an even number the darker one of the two),
-    metered so that a share of its values saturates that is log-uniform from 0.5 to 30 %; the others lie above and below
-    by stops that are drawn for each bracket. The response is a power of 1 / ``gamma``, 8 bits; noise as by
-    :func:`draw_camera`. The target is cut off where the darkest image saturates.
+    of the samples nothing moves. The middle exposure is the reference (of an even number the darker one of the two).
+    The darkest one is metered for the highlights: a share of the middle one's values, log-uniform from 0.1 to 5 %,
+    saturates in its exposure; the others are brighter by stops that are drawn for each bracket. The response is a power
+    of 1 / ``gamma``, 8 bits; noise as by :func:`draw_camera`. The target is cut off where the darkest image saturates.
 
     Files are read when the dataset is made; those that cannot be used are named in a warning and left out. They are
     kept in memory as far as ``cache_bytes`` reaches, others are read again at every access.
@@ -123,11 +123,11 @@ class DynamicScenes(Dataset[Sample]):
         camera = draw_camera(generator, draw_response=lambda _: response, jpeg=0)
         camera = dataclasses.replace(camera, curvature=(1.0, 1.0, 1.0))
         gains = torch.tensor(camera.sensitivity)[:, None, None]
-        share = 10 ** generator.uniform(math.log10(0.005), math.log10(0.3))
-        time = metered_time(views[middle] * gains, 1 - share)
+        share = 10 ** generator.uniform(math.log10(0.001), math.log10(0.05))
         steps = generator.uniform(*self._stops, self._count - 1)
         stops = np.concatenate([[0.0], steps.cumsum()])
         times = 2.0 ** (stops - stops[middle])
+        time = metered_time(views[middle] * gains, 1 - share) / float(times[0])
         noise = torch.Generator().manual_seed(int(generator.integers(2**63)))
         codes = [
             camera.expose(view, [time * float(relative)], noise)[0] for view, relative in zip(views, times, strict=True)
