@@ -305,6 +305,7 @@ def results_page(documents: list[dict[str, Any]], folder: pathlib.Path) -> str:
     lines += scaling_section(folder / "matching_volume")
     lines += interpolation_section(folder / "exposure_interpolation")
     lines += ["", *fusion_section(folder / "hyperp_mb")]
+    lines += ["", *enhancement_section(folder / "emvnet")]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -458,6 +459,74 @@ def fusion_section(folder: pathlib.Path) -> list[str]:
         *([more, ""] if folds else []),
         *(line for name in folds for line in means(name)),
     ]
+
+
+ENHANCEMENT_METRICS = {"psnr_mu": "PSNR-μ", "ssim_mu": "SSIM-μ", "psnr_l": "PSNR-L", "ssim_l": "SSIM-L"}
+DEVICE_GB = 24 * 2**30 / 1e9  # what a GPU of 24 GiB holds
+
+
+def enhancement_section(folder: pathlib.Path) -> list[str]:
+    """EMVNet, by ``reproduce/emvnet.py``, ``emvnet_inference.py`` and ``emvnet_plan.py``."""
+
+    def rows(name: str) -> list[dict[str, str]]:
+        if not (folder / name).exists():
+            return []
+        with (folder / name).open() as file:
+            return list(csv.DictReader(file))
+
+    lines = ["## EMVNet", ""]
+    if (folder / "run.json").exists():
+        run = json.loads((folder / "run.json").read_text())
+        header = ["method", *ENHANCEMENT_METRICS.values()]
+        for name, what in (
+            ("synthetic.csv", f"{run['brackets']} brackets of moving scenes in panoramas that were not learnt from"),
+            ("ntire.csv", "brackets of NTIRE 2021, of which nothing was learnt"),
+        ):
+            body = [[row["what it is"], *(number(float(row[m])) for m in ENHANCEMENT_METRICS)] for row in rows(name)]
+            lines += [f"Small networks after {run['steps']} updates: {what}.", "", *table(header, body)]
+    measured = [
+        [
+            row["preset"],
+            f"{row['images']} of {row['rows']} x {row['columns']}",
+            row["path"],
+            row["dtype"],
+            row["piece"] if row["path"] == "hdrops" and row["piece"] != "0" else "",
+            number(float(row["seconds"])),
+            number(float(row["gb"])),
+            row["device"],
+            row["threads"],
+        ]
+        for row in rows("inference.csv")
+    ]
+    if measured:
+        header = ["preset", "images", "by", "dtype", "piece", "s", "peak GB", "device", "threads"]
+        lines += [
+            "Inference, beside the same network composed of PyTorch's layers in their best layout, in bands that fit:",
+            "",
+            *table(header, measured),
+        ]
+    plan = rows("plan.csv")
+    if plan:
+        lines += [
+            f"What 12 megapixels need, counted: the least work in less than {DEVICE_GB:.1f} GB (24 GiB), and with "
+            "rolling buffers, which are not built yet. Raw images have as many in the sensor, and a quarter of that packed. "
+            "All tiles and pieces are in `results/emvnet/plan.csv`.",
+            "",
+        ]
+        body = []
+        for preset in dict.fromkeys(row["preset"] for row in plan):
+            for dtype in ("float32", "bfloat16"):
+                mine = [row for row in plan if row["preset"] == preset and row["dtype"] == dtype]
+                fitting = [row for row in mine if row["way"] == "tiles" and float(row["gb"]) < DEVICE_GB]
+                best = min(fitting, key=lambda row: (float(row["times"]), float(row["gb"])), default=None)
+                for row in (best, *(row for row in mine if row["way"] != "tiles")):
+                    if row is not None:
+                        cells = (row[key] for key in ("tile_halo", "piece", "piece_halo"))
+                        tile = row["tile"] if row["tile"] != "0" else "whole"
+                        body.append([preset, dtype, row["way"], tile, *cells, row["times"], row["gb"]])
+        header = ["preset", "dtype", "way", "tile", "halo", "piece", "halo", "times computed", "GB"]
+        lines += table(header, body)
+    return lines if len(lines) > 2 else []
 
 
 def readme_table(documents: list[dict[str, Any]]) -> str:

@@ -46,17 +46,15 @@ import runs  # noqa: E402
 from machine import machine  # noqa: E402
 
 ALONE = {"motion_extent": 1, "motion_step": 1}  # one motion, none
-LINEAR = {"head": "linear", "residual": True}
 # What each network changes in the configuration; all else is shared.
 RUNS: dict[str, dict[str, Any]] = {
     "no-volume": {"model": {"changes": {**ALONE, "exposures": [1.0]}}},
-    "no-volume-linear": {"model": {"changes": {**ALONE, "exposures": [1.0], **LINEAR}}},
-    "linear": {"model": {"changes": LINEAR}},
     "exposure": {"model": {"changes": ALONE}},
     "motion": {"model": {"changes": {"exposures": [1.0]}}},
     "no-mask": {"model": {"changes": {"mask": "none"}}},
     "dense": {"model": {"changes": {"motion_extent": 7, "motion_step": 1}}},
     "full": {},
+    "frames": {"model": {"changes": {"head": "frames", "residual": False}}},
     "adversarial": {"loss": {"adversarial": 0.001, "discriminator": 16}},
     "pixels": {"loss": {"pixels": 0.25}},
     "patches": {"loss": {"patches": 0.25}},
@@ -66,13 +64,12 @@ TITLES = {
     "reference": "the reference alone",
     "merge": "weighted merge, as if nothing moved",
     "no-volume": "no motions, no gains",
-    "no-volume-linear": "no motions, no gains; linear head",
-    "linear": "motions and gains; linear head",
     "exposure": "gains",
     "motion": "motions",
     "no-mask": "motions and gains, no mask",
     "dense": "motions of every pixel and gains",
     "full": "motions and gains; content loss",
+    "frames": "full, pictures as means of the images",
     "adversarial": "full, adversarial loss",
     "pixels": "full, pairs of pixels",
     "patches": "full, pairs of patches",
@@ -127,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path, help="folder with hdr/polyhaven and dynamic_gt")
     parser.add_argument("out", type=pathlib.Path, help="folder of the runs and of the pictures")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--judged", type=int, default=48, help="brackets of held-out panoramas")
     parser.add_argument("--only", nargs="*", choices=[*RUNS], help="train these and stop")

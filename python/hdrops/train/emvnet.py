@@ -135,7 +135,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "batch": 4,
         "ema": 0.995,
         "clip": 1.0,
-        "optimizer": {"lr": 2e-3},
+        "optimizer": {"lr": 5e-4},
         "schedule": {"kind": "cosine", "warmup": 100, "floor": 0.01},
         "model": {
             "network": "light",
@@ -145,7 +145,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
                 "skips": True,
                 "motion_extent": 9,
                 "exposures": [0.4, 0.65, 1.6, 2.5],
-                "head": "frames",
+                "residual": True,
             },
         },
         "loss": {"perceptual": 0.0, "adversarial": 0.0, "content": 1.0, "pixels": 0.0, "patches": 0.0},
