@@ -509,8 +509,8 @@ def enhancement_section(folder: pathlib.Path) -> list[str]:
     if plan:
         lines += [
             f"What 12 megapixels need, counted: the least work in less than {DEVICE_GB:.1f} GB (24 GiB), and with "
-            "rolling buffers, which are not built yet. Raw images have as many in the sensor, and a quarter of that packed. "
-            "All tiles and pieces are in `results/emvnet/plan.csv`.",
+            "rolling buffers, which are not built yet. Of raw images that is the sensor, packed a quarter of it. All "
+            "tiles and pieces are in `results/emvnet/plan.csv`.",
             "",
         ]
         body = []

@@ -18,9 +18,9 @@ from hdrops.models import EMVNet, EMVNetConfig, HyperPMB, HyperPMBConfig
 SCRIPTS = pathlib.Path(__file__).parents[1] / "bench" / "reproduce"
 
 
-def loaded(name, monkeypatch):
+def loaded(name, monkeypatch, folder=SCRIPTS):
     monkeypatch.setattr(sys, "path", [*sys.path])
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -184,3 +184,25 @@ def test_enhancement_is_judged_beside_the_reference_and_a_merge(monkeypatch, tmp
     assert table["full"] == table["reference"]  # it adds nothing to it
     assert table["merge"]["psnr_l"] > 40  # nothing moves
     assert len(list((tmp_path / "pictures").iterdir())) == 2
+
+
+def test_the_plan_counts_what_tiles_and_pieces_compute(monkeypatch):
+    plan = loaded("emvnet_plan", monkeypatch, SCRIPTS.parent)
+    network = plan.Network("light", 3, 200, 328)
+    assert (network.rows, network.columns) == (100, 164)
+    assert network.depth == 3 * len(network.model._motions) * len(network.model.config.exposures)
+    counted = torch.zeros(100, 164)
+    for top in range(0, 100, 32):
+        for left in range(0, 164, 32):
+            counted[max(0, top - 12) : min(100, top + 32 + 12), max(0, left - 12) : left + 32 + 12] += 1
+    assert network.times((100, 164), 32, 12) == pytest.approx(counted.mean().item(), rel=1e-6)
+    assert network.times((100, 164), 164, 12) == 1
+    whole, pieces, tiles = (network.point(tile, piece, 4) for tile, piece in ((0, 0), (0, 64), (128, 64)))
+    assert whole[0] == 1
+    assert 1 < pieces[0] < tiles[0]
+    assert pieces[1] < whole[1]
+    # An array of half the sides and depth has an eighth of the values; those of bfloat16 have half of the bytes.
+    assert network.array(800, 1, 4) == 16 * network.array(800, 2, 2)
+    # Within a few rows, rolling buffers hold less than the whole.
+    tall = plan.Network("light", 3, 8000, 328)
+    assert tall.rolling(4)[1] < tall.point(0, 512, 4)[1]
