@@ -14,6 +14,7 @@ from hdrops.reference import pairwise as reference
 
 Ties = Literal["darker", "ignored"]
 PIXEL_THRESHOLD = 0.25  # the paper's S, found by tuning
+_MOST_PAIRS = 2**31 - 1
 
 
 def pairwise_loss(
@@ -48,7 +49,7 @@ def pairwise_loss(
         prediction: (N, C, H, W), floating point.
         target: the image wanted; of the same shape, dtype and device.
         seed: an integer of 64 bits, or a tensor of one, int64 and on the images' device.
-        pairs: of each channel of each image, 1 or more.
+        pairs: of each channel of each image, 1 or more, below 2^31.
         sides: pixels along a side of the patches: one number, or int64 (N,) with one for each image, on its device.
             Those below 1 count as 1, those above H or W as the smaller of these. None for pixels.
         threshold: S, positive and finite.
@@ -84,6 +85,8 @@ def pairwise_loss(
     if number.numel() != 1 or number.dtype != torch.int64:
         raise ValueError(f"seed must be one int64 number, got shape {tuple(number.shape)} of {number.dtype}")
     n = prediction.shape[0]
+    if isinstance(sides, bool):
+        raise ValueError(f"sides must be a number of pixels, got {sides}")
     if isinstance(sides, int):
         sides = torch.full((n,), sides, device=prediction.device)
     elif sides is not None and (sides.dtype != torch.int64 or sides.shape != (n,)):
@@ -99,8 +102,8 @@ def pairwise_loss(
 
 
 def check_options(pairs: int, threshold: float, limit: float, ties: str, least: float) -> None:
-    if pairs < 1:
-        raise ValueError(f"pairs must be 1 or more, got {pairs}")
+    if not 1 <= pairs <= _MOST_PAIRS:
+        raise ValueError(f"pairs must be 1 or more and below 2^31, got {pairs}")
     if not 0 < threshold < math.inf:
         raise ValueError(f"threshold must be positive, got {threshold}")
     if not 0 < limit <= 1:
