@@ -54,7 +54,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "no-mask": {"model": {"changes": {"mask": "none"}}},
     "dense": {"model": {"changes": {"motion_extent": 7, "motion_step": 1}}},
     "full": {},
-    "frames": {"model": {"changes": {"head": "frames", "residual": False}}},
+    "frames": {"model": {"changes": {"head": "frames", "residual": False, "gated": False}}},
     "adversarial": {"loss": {"adversarial": 0.001, "discriminator": 16}},
     "pixels": {"loss": {"pixels": 0.25}},
     "patches": {"loss": {"patches": 0.25}},

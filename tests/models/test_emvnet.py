@@ -27,6 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-mask": {"mask": "none", "include_reference": False},
     "dilated": {"dilations": (2, 1)},
     "residual": {"shrink": 2, "residual": True},
+    "gated": {"residual": True, "gated": True, "saturated": 0.9},
     "frames": {"head": "frames", "order": "emi"},
     "frames-light": {"head": "frames", "shrink": 2, "include_reference": False},
     "frames-bare": {"head": "frames", "mask": "none"},
@@ -132,7 +133,8 @@ def literal(model: EMVNet, images: Tensor, reference: int) -> list[Tensor]:
         pictures.append(F.pixel_shuffle(flat, side) if side > 1 else flat)
     height, width = (s * config.grow for s in images.shape[-2:])
     added = images[:, 0] if config.residual else 0
-    return [picture[..., :height, :width] + added for picture in pictures]
+    share = (images[:, 0].amax(1, keepdim=True) >= config.saturated).double() if config.gated else 1
+    return [picture[..., :height, :width] * share + added for picture in pictures]
 
 
 @pytest.mark.parametrize("collapsed", [True, False])
@@ -397,6 +399,8 @@ def test_bad_images() -> None:
         {"residual": True, "outputs": 4},
         {"residual": True, "grow": 2},
         {"residual": True, "head": "frames"},
+        {"gated": True},
+        {"gated": 1, "residual": True},
         {"head": "frames", "outputs": 4},
         {"head": "frames", "grow": 2},
         {"skips": 1},

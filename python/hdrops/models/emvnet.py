@@ -76,6 +76,9 @@ class EMVNetConfig:
         head_taps: of the convolution that makes the picture of it, a side; "frames" has none.
         residual: for the first two heads, whether the reference image is added, so that only what it lacks is learnt.
             The paper does not say; nothing else in the network keeps details of single pixels.
+        gated: of that, whether it is added only where the reference is saturated. Elsewhere the reference is the
+            picture, and nothing can be gained there by layers that fall silent, as they do when most pixels are right
+            from the beginning.
 
     Raises:
         ValueError: a size that is not positive, values out of range, or a picture of other channels or another size
@@ -106,6 +109,7 @@ class EMVNetConfig:
     preference: float = 5.0
     head_taps: int = 1
     residual: bool = False
+    gated: bool = False
 
     def __post_init__(self) -> None:
         most = {"blocks": _MOST_LAYERS, "shrink": 8, "grow": 8, "head_taps": 15}
@@ -116,7 +120,7 @@ class EMVNetConfig:
                 raise ValueError(f"{name} must be an integer from 1 to {limit}, got {value!r}")
         if self.head_taps % 2 == 0:
             raise ValueError(f"head_taps must be odd, got {self.head_taps}")
-        for name in ("depthwise", "skips", "motion_centred", "include_reference", "residual"):
+        for name in ("depthwise", "skips", "motion_centred", "include_reference", "residual", "gated"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         whole = all(type(d) is int and 1 <= d <= 64 for d in self.dilations)
@@ -140,6 +144,8 @@ class EMVNetConfig:
         if type(self.preference) not in (int, float) or not 0 <= self.preference <= _MOST_PREFERENCE:
             raise ValueError(f"preference must be from 0 to {_MOST_PREFERENCE:g}, got {self.preference!r}")
         made = "residual" if self.residual else 'head "frames"'
+        if self.gated and not self.residual:
+            raise ValueError("gated is of no use without residual")
         if self.residual and self.head == "frames":
             raise ValueError('residual is of no use with head "frames", whose pictures are made of the images')
         if (self.residual or self.head == "frames") and (self.outputs != self.channels or self.grow != 1):
@@ -789,7 +795,12 @@ class EMVNet(nn.Module):
         """Without what was added to the sides of the images, the first of which is the reference."""
         height, width = (side * self.config.grow for side in images.shape[-2:])
         picture = picture[..., :height, :width]
-        return picture + images[:, 0] if self.config.residual else picture
+        if not self.config.residual:
+            return picture
+        reference = images[:, 0]
+        if self.config.gated:
+            picture = picture * (reference >= self.config.saturated).any(1, keepdim=True)
+        return picture + reference
 
     @torch.no_grad()
     def enhance(

@@ -146,6 +146,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
                 "motion_extent": 9,
                 "exposures": [0.4, 0.65, 1.6, 2.5],
                 "residual": True,
+                "gated": True,
             },
         },
         "loss": {"perceptual": 0.0, "adversarial": 0.0, "content": 1.0, "pixels": 0.0, "patches": 0.0},
