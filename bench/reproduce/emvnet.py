@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path, help="folder with hdr/polyhaven and dynamic_gt")
     parser.add_argument("out", type=pathlib.Path, help="folder of the runs and of the pictures")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--judged", type=int, default=48, help="brackets of held-out panoramas")
     parser.add_argument("--only", nargs="*", choices=[*RUNS], help="train these and stop")

@@ -135,7 +135,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "batch": 4,
         "ema": 0.995,
         "clip": 1.0,
-        "optimizer": {"lr": 5e-4},
+        "optimizer": {"lr": 2e-3},
         "schedule": {"kind": "cosine", "warmup": 100, "floor": 0.01},
         "model": {
             "network": "light",
