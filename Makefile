@@ -71,13 +71,14 @@ demo: $(STAMPS)/cli $(if $(filter .demo/bracket,$(BRACKET)),.demo/bracket)
 
 # ---- tests ---------------------------------------------------------------------------------------------------------
 
+# A worker has one thread: more would wait for each other. Tests of threads set their number themselves.
 test: $(STAMPS)/dev
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/ops -q -n $(WORKERS)
-	$(PY) -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS)
 
 test-full: $(STAMPS)/dev
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/ops -q --full -n $(WORKERS)
-	$(PY) -m pytest --full -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --full -n $(WORKERS)
 
 emulate: $(STAMPS)/dev
 	$(PY) tests/test_emulated_cuda.py build/emulated tests/ops -k "cpp and not beyond and not export and not compile"
