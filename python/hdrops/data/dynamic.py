@@ -20,6 +20,7 @@ from hdrops.data.responses import Response, gamma_response
 from hdrops.data.triplets import LinearScenes, Sample, _check_length, _generator, _key, _one_thread
 
 _STILL = 0.1  # share of the scenes in which nothing moves
+_CLEAR = 0.5  # least share of the values of the reference that do not saturate
 _LEAST_LIGHT = 1e-8
 
 
@@ -31,8 +32,9 @@ class DynamicScenes(Dataset[Sample]):
     images within random outlines, as bright as what is behind them times 2^N(0, 1.5), in a line and turning. In a tenth
     of the samples nothing moves. The middle exposure is the reference (of an even number the darker one of the two).
     The darkest one is metered for the highlights: a share of the middle one's values, log-uniform from 0.1 to 5 %,
-    saturates in its exposure; the others are brighter by stops that are drawn for each bracket. The response is a power
-    of 1 / ``gamma``, 8 bits; noise as by :func:`draw_camera`. The target is cut off where the darkest image saturates.
+    saturates in its exposure, and less where half of the values would saturate in the middle one. The others are
+    brighter by stops that are drawn for each bracket. The response is a power of 1 / ``gamma``, 8 bits; noise as by
+    :func:`draw_camera`. The target is cut off where the darkest image saturates.
 
     Files are read when the dataset is made; those that cannot be used are named in a warning and left out. They are
     kept in memory as far as ``cache_bytes`` reaches, others are read again at every access.
@@ -127,13 +129,14 @@ class DynamicScenes(Dataset[Sample]):
         steps = generator.uniform(*self._stops, self._count - 1)
         stops = np.concatenate([[0.0], steps.cumsum()])
         times = 2.0 ** (stops - stops[middle])
-        time = metered_time(views[middle] * gains, 1 - share) / float(times[0])
+        light = views[middle] * gains
+        time = min(metered_time(light, 1 - share) / float(times[0]), metered_time(light, _CLEAR))
         noise = torch.Generator().manual_seed(int(generator.integers(2**63)))
         codes = [
             camera.expose(view, [time * float(relative)], noise)[0] for view, relative in zip(views, times, strict=True)
         ]
         images = torch.stack(codes).float().div_(255)
-        target = (views[middle] * gains * time).clamp_(max=float(1 / times[0]))
+        target = (light * time).clamp_(max=float(1 / times[0]))
         if self._augment and generator.random() < 0.5:
             images, target = images.flip(-1), target.flip(-1)
         return {
