@@ -59,7 +59,7 @@ def test_the_target_is_the_light_of_the_reference():
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_the_darkest_exposure_holds_the_highlights(count):
-    """Beyond it are at most 5 % of the values, counted on every second row and column, and beyond the reference half."""
+    """Beyond it are at most 5 % of the values, of every second row and column, and beyond the reference half."""
     options = {"shake": 0, "objects": 0, "augment": False, "stops": (2.0, 2.0), "count": count}
     samples = [sample for seed in range(4) for sample in dataset(**options, seed=seed)]
     value = 3 / (3 * 24 * 32)  # of the values, three

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -27,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-mask": {"mask": "none", "include_reference": False},
     "dilated": {"dilations": (2, 1)},
     "residual": {"shrink": 2, "residual": True},
-    "gated": {"residual": True, "gated": True, "saturated": 0.9},
+    "gated": {"residual": True, "gated": True, "saturated": 0.9, "skips": True, "dilations": (1, 3, 1)},
     "frames": {"head": "frames", "order": "emi"},
     "frames-light": {"head": "frames", "shrink": 2, "include_reference": False},
     "frames-bare": {"head": "frames", "mask": "none"},
@@ -149,7 +150,7 @@ def test_is_its_definition(name: str, collapsed: bool) -> None:
     torch.testing.assert_close(model.enhance(images, 1), found.last, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["plain", "isp", "light"])
+@pytest.mark.parametrize("name", ["plain", "isp", "light", "gated", "frames-light"])
 def test_gradients_are_those_of_the_definition(name: str) -> None:
     model = made(name)
     images = scene(model, batch=1)
@@ -159,7 +160,7 @@ def test_gradients_are_those_of_the_definition(name: str) -> None:
         return torch.autograd.grad(sum((p.sin() * p).sum() for p in pictures), parameters)
 
     for one, other in zip(gradients(model(images, 0)), gradients(literal(model, images, 0)), strict=True):
-        assert (one - other).abs().max() <= 1e-9 * max(other.abs().max(), 1e-9)
+        assert (one - other).abs().max() <= 1e-9 * max(other.abs().max(), 1e-3)
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
@@ -207,10 +208,10 @@ def test_presets(preset: Any, count: int) -> None:
         assert (one - other).abs().max() <= 1e-4 * other.abs().max()
 
 
-@pytest.mark.parametrize("name", ["plain", "light", "isp", "residual", "frames-light"])
+@pytest.mark.parametrize("name", ["plain", "light", "isp", "residual", "gated", "frames-light"])
 def test_tiles(name: str) -> None:
     """A strip longer than what two tiles see of each other."""
-    model = made(name, dilations=(1, 3)).float().eval()
+    model = made(name, **({} if name == "gated" else {"dilations": (1, 3)})).float().eval()
     halo = model.radius + model.feature_radius
     side = model.config.shrink
     length = (2 * halo + 37) * side
@@ -297,6 +298,38 @@ def test_begins_with_the_reference(changes: dict[str, Any]) -> None:
         torch.testing.assert_close(picture, images[:, 1], rtol=0, atol=1e-6)
 
 
+def test_begins_near_the_reference_by_default() -> None:
+    images = torch.rand(1, 3, 3, 12, 14) * 0.9
+    last = EMVNet(EMVNetConfig.preset("tiny", head="frames"))(images, 1).last
+    assert 1e-4 < (last - images[:, 1]).abs().max() < 0.1
+
+
+def test_what_is_not_saturated_is_the_reference_of_gated_networks() -> None:
+    """In its own dtype, and whatever the network says there."""
+    model = made("gated").float()
+    with torch.no_grad():
+        model.heads[-1].conv.bias.fill_(math.inf)
+    images = scene(model).float()
+    images[:, 1, :, 0, :2] = 0.8999
+    lost = (images[:, 1] >= 0.9).any(1, keepdim=True).expand(-1, 3, -1, -1)
+    assert 0 < lost.sum() < lost.numel()
+    for found in (model.enhance(images, 1), model(images, 1).last, model.bfloat16().enhance(images, 1)):
+        assert torch.equal(found[~lost], images[:, 1][~lost])
+        assert bool((found[lost] == math.inf).all())
+
+
+@pytest.mark.parametrize("name", ["plain", "light"])
+def test_half_of_the_bits(name: str) -> None:
+    model = made(name).float().eval()
+    images = scene(model).float()
+    expected = model.enhance(images, 0)
+    found = model.bfloat16().enhance(images, 0)
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() <= 0.05 * expected.abs().max()
+    with pytest.raises(TypeError, match="floating point"):
+        model.enhance((images * 255).to(torch.uint8))
+
+
 def test_begins_with_the_mean_of_others_where_the_reference_is_saturated() -> None:
     images = torch.full((1, 2, 3, 12, 14), 0.4)
     images[:, 0] = 1
@@ -334,8 +367,9 @@ def test_any_size(size: tuple[int, int], name: str) -> None:
     torch.testing.assert_close(model.enhance(images, 1), expected, rtol=1e-9, atol=1e-11)
 
 
-def test_autocast() -> None:
-    model = made("plain").float()
+@pytest.mark.parametrize("name", ["plain", "gated"])
+def test_autocast(name: str) -> None:
+    model = made(name).float()
     images = scene(model).float()
     with torch.autocast("cpu", torch.bfloat16):
         found = model(images, 0)
@@ -344,8 +378,9 @@ def test_autocast() -> None:
     assert model.entry.weight.grad.isfinite().all()
 
 
-def test_export() -> None:
-    model = made("plain").float().eval()
+@pytest.mark.parametrize("name", ["plain", "gated", "frames"])
+def test_export(name: str) -> None:
+    model = made(name).float().eval()
     images = scene(model).float()
     program = torch.export.export(model, (images, 0))
     torch.testing.assert_close(program.module()(images, 0).last, model(images, 0).last, rtol=1e-4, atol=1e-5)

@@ -68,6 +68,38 @@ def test_learns(panoramas, tmp_path):
     assert network.enhance(torch.rand(1, 3, 3, 30, 42)).shape == (1, 3, 30, 42)
 
 
+def test_a_gated_network_learns_what_the_reference_saturates(panoramas):
+    """Of one batch, in a few updates, better than the reference; what is not saturated cannot change."""
+    changes = "model.changes={residual = true, gated = true, motion_extent = 3, motion_step = 1}"
+    chosen = config(panoramas, changes, "loss.adversarial=0.0", "loss.pixels=0.0", "loss.patches=0.0")
+    seed_everything(0, 0)
+    networks, batch = SYSTEM.model(chosen), batch_of(chosen)
+    optimizer = torch.optim.Adam(networks.parameters(), lr=5e-3)
+    found = []
+    for _ in range(31):
+        ((_, terms),) = SYSTEM.losses(networks, batch, chosen)
+        loss = sum(terms.values())
+        found.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    picture = networks.generator(batch["images"], batch["reference"]).last
+    rows = torch.arange(2)
+    reference = batch["images"][rows, batch["reference"]]
+    clear = (reference < networks.generator.config.saturated).all(1, keepdim=True).expand_as(reference)
+    assert torch.equal(picture[clear], reference[clear])
+    assert 0.05 < (~clear).float().mean() < 0.9
+    assert found[-1] < 0.85 * found[0]
+
+
+def test_two_images_teach_a_gated_network_nothing(panoramas):
+    gated = "model.changes={residual = true, gated = true}"
+    with pytest.raises(InputError, match="the darker one is the reference"):
+        SYSTEM.samples(config(panoramas, gated, "data.synthesis.images=2"))
+    with pytest.raises(InputError, match="pairs"):
+        config(panoramas, f"loss.pairs={2**31}")
+
+
 def test_raw_pairs(panoramas, tmp_path):
     network = "model.changes={channels = 4, outputs = 4, residual = true}"
     chosen = config(panoramas, network, "steps=2", "data.synthesis.samples=8", "data.validation_samples=2")

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hdrops.models import _pretrained
-from hdrops.nn.hourglass import Hourglass3d
+from hdrops.nn.hourglass import OUTER, Hourglass3d
 from hdrops.nn.tiling import tiled, tiles
 from hdrops.ops.hourglass import deconv3d, deconv_reduce
 from hdrops.ops.matching import motion_grid
@@ -33,7 +33,6 @@ SYSTEM = "emvnet"
 _GAINS = (1 / 4, 1 / 2, 2.0, 4.0, 8.0, 16.0)
 _MOST_LAYERS = 256
 _MOST_PREFERENCE = 100.0
-_SKIPPING = 3  # dilations
 _MOST_CHANNELS = 4096
 
 
@@ -76,13 +75,15 @@ class EMVNetConfig:
         head_taps: of the convolution that makes the picture of it, a side; "frames" has none.
         residual: for the first two heads, whether the reference image is added, so that only what it lacks is learnt.
             The paper does not say; nothing else in the network keeps details of single pixels.
-        gated: of that, whether it is added only where the reference is saturated. Elsewhere the reference is the
-            picture, and nothing can be gained there by layers that fall silent, as they do when most pixels are right
-            from the beginning.
+        gated: with ``residual``, whether what is learnt counts only where a channel of the reference is saturated.
+            Elsewhere the picture is the reference, noise included, and no loss arises there: where most pixels are
+            right from the beginning, layers else learn to be silent. It holds whatever the mask. The paper does not
+            have it.
 
     Raises:
-        ValueError: a size that is not positive, values out of range, or a picture of other channels or another size
-            than the images that it is made of.
+        ValueError: a size that is not positive, values out of range, a picture of other channels or another size than
+            the images that it is made of, skips with fewer than three dilations, ``residual`` with the head "frames",
+            or ``gated`` without ``residual``.
     """
 
     channels: int = 3
@@ -139,8 +140,8 @@ class EMVNetConfig:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive, got {value!r}")
-        if self.skips and len(self.dilations) < _SKIPPING:
-            raise ValueError(f"skips need at least {_SKIPPING} dilations, got {self.dilations!r}")
+        if self.skips and len(self.dilations) <= OUTER:
+            raise ValueError(f"skips need at least {OUTER + 1} dilations, got {self.dilations!r}")
         if type(self.preference) not in (int, float) or not 0 <= self.preference <= _MOST_PREFERENCE:
             raise ValueError(f"preference must be from 0 to {_MOST_PREFERENCE:g}, got {self.preference!r}")
         made = "residual" if self.residual else 'head "frames"'
@@ -798,9 +799,10 @@ class EMVNet(nn.Module):
         if not self.config.residual:
             return picture
         reference = images[:, 0]
-        if self.config.gated:
-            picture = picture * (reference >= self.config.saturated).any(1, keepdim=True)
-        return picture + reference
+        if not self.config.gated:
+            return picture + reference
+        lost = (reference >= self.config.saturated).any(1, keepdim=True)
+        return torch.where(lost, picture + reference, reference)
 
     @torch.no_grad()
     def enhance(
@@ -829,24 +831,24 @@ class EMVNet(nn.Module):
         Raises:
             TypeError, ValueError: as for :meth:`forward`.
         """
-        dtype = images.dtype
-        images, saturation = self._prepared(images.to(self.entry.weight.dtype), reference)
-        side = self.config.shrink
+        images, saturation = self._prepared(images, reference)
+        side, dtype = self.config.shrink, self.entry.weight.dtype
         small, part = (_shrunk_sides(sides, side) for sides in (tile, piece))
-        flat = self._shrunk(images)
+        flat = self._shrunk(images.to(dtype))
+        saturation = None if saturation is None else saturation.to(dtype)
         if small is None:
             features = self._extracted(flat).unflatten(0, images.shape[:2])
             picture = self._picture(features, saturation, flat.unflatten(0, images.shape[:2]), part)
-            return self._finished(picture, images).to(dtype)
+            return self._finished(picture, images).to(images.dtype)
         features = flat.new_empty(len(flat), self.config.features, *flat.shape[-2:])
         tiled(self._extracted, [flat], features, tile=small, halo=self.feature_radius)
         parts = [part_of.unflatten(0, images.shape[:2]) for part_of in (features, flat)]
         parts += [] if saturation is None else [saturation]
         scale = side * self.config.grow
-        out = images.new_empty(len(images), self.config.outputs, *(scale * s for s in flat.shape[-2:]))
+        out = flat.new_empty(len(images), self.config.outputs, *(scale * s for s in flat.shape[-2:]))
 
         def picture_of(features: Tensor, flat: Tensor, saturation: Tensor | None = None) -> Tensor:
             return self._picture(features, saturation, flat, part)
 
         tiled(picture_of, parts, out, tile=small, halo=self.radius, step=self.step, scale=scale)
-        return self._finished(out, images).to(dtype)
+        return self._finished(out, images).to(images.dtype)

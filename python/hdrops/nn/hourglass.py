@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hdrops.ops.hourglass import conv3d, deconv3d, deconv_conv3d
 
-_OUTER = 2  # convolutions before the first that has a skip
+OUTER = 2  # convolutions before the first that has a skip
 
 
 class Hourglass3d(nn.Module):
@@ -48,7 +48,7 @@ class Hourglass3d(nn.Module):
         super().__init__()
         if not dilations or min(dilations) < 1:
             raise ValueError(f"dilations must be numbers from 1, at least one, got {tuple(dilations)}")
-        if skips and len(dilations) <= _OUTER:
+        if skips and len(dilations) <= OUTER:
             raise ValueError(f"skips need at least three dilations, got {tuple(dilations)}")
         self.dilations = tuple(dilations)
         self.skips = skips
@@ -89,13 +89,12 @@ class Hourglass3d(nn.Module):
     def core(self, x: Tensor) -> Tensor:
         """The layers of :meth:`inner` but its first and its last: what :meth:`second` gives, to the same shape."""
         given = []
-        for number in range(_OUTER, len(self.down)):
-            given.append(x)
+        for number in range(OUTER, len(self.down)):
+            given.append((x.shape[2:], x if self.skips else None))
             x = self._convolved(x, number)
-        for number, before in enumerate(reversed(given)):
-            x = self._transposed(x, number, before.shape[2:], relu=True)
-            if self.skips:
-                x = x + before
+        for number, (size, before) in enumerate(reversed(given)):
+            x = self._transposed(x, number, size, relu=True)
+            x = x if before is None else x + before
         return x
 
     def widened(self, x: Tensor, size: Sequence[int]) -> Tensor:

@@ -66,7 +66,7 @@ class LossConfig(Section):
     content: float = Field(default=0.001, ge=0, description="eta, of L_c")
     pixels: float = Field(default=0.25, ge=0, description="alpha, of the pairs of pixels in L_s")
     patches: float = Field(default=0.25, ge=0, description="alpha, of the pairs of patches in L_s")
-    pairs: int = Field(default=1024, ge=1, description="of both, of each channel of an image")
+    pairs: int = Field(default=1024, ge=1, lt=2**31, description="of both, of each channel of an image")
     domain: Literal["mu", "none"] = Field(default="mu", description="of L_c: mu compares by the mu-law, none as it is")
     vgg: Place = Field(default="", description="file of VGG-19's weights (.safetensors)")
     teacher: Place = Field(default="", description="folder of a trained network whose pictures are learnt as well")
@@ -210,6 +210,11 @@ def _synthesised(
             "how the folders hold it"
         )
     data, s = config.data, config.data.synthesis
+    if _network(config).gated and (s.images if not raw else 2) == 2:
+        raise InputError(
+            "of two images the darker one is the reference, and light that it saturates is not known: a network that "
+            "is gated learns nothing of them; set data.synthesis.images=3, or model.changes={gated = false}"
+        )
     frame = data.frame if training else data.validation_frame
     shared: dict[str, Any] = {
         "panorama": panorama_of(s.panorama),
