@@ -177,6 +177,7 @@ def main() -> None:
             row = {"preset": asked.preset, "rows": rows, "columns": columns, "images": asked.images, "path": path}
             row |= {"piece": asked.piece, "dtype": asked.dtype, **json.loads(done.stdout), "apart": f"{apart:.1e}"}
             row |= {"device": facts["device"], "threads": facts["threads"]}
+            row |= {"torch": facts["versions"]["torch"], "commit": facts["commit"]}
             print(row, flush=True)
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
             new = not RESULTS.exists()

@@ -2,15 +2,18 @@
 
     python bench/emvnet_plan.py [ROWSxCOLUMNS]
 
-Counted, not measured: from the sides of the largest arrays and from how far the layers look, which both are the model's
-own. Where ``bench/results/emvnet/inference.csv`` has a measured peak of the same size, tiles and pieces, the two can be
-compared. Results replace ``bench/results/emvnet/plan.csv``.
+Counted, not measured: from the sides of the largest arrays and from how far the layers look, which are the model's own,
+and from how many such arrays there are at a time, which the peaks in ``bench/results/emvnet/inference.csv`` confirm.
+Results replace ``bench/results/emvnet/plan.csv``.
 
-- A *tile* is computed from the features to the picture with everything that it sees of the others.
+- A *tile* is computed from the images to the picture with everything that it sees of the others.
 - A *piece* is computed from one array on a quarter of the grid to the next; what lies between, on the grid of the
   volume or on half of it, exists for the piece alone.
-- *Rolling buffers* are a plan: the picture is computed in bands as wide as itself, and every layer keeps the rows that
-  its next band reads, so that on the quarter of the grid nothing is computed twice. Pieces of a band still are.
+- *Rolling buffers* are a plan for devices of little memory: the picture is computed in bands as wide as itself, and
+  every layer keeps the rows that its next band reads, so that on a quarter of the grid and on less of it nothing is
+  computed twice. Pieces of a band still are.
+
+A pixel is computed at most so many times: pieces of the matching look farthest, those behind it half as far.
 """
 
 from __future__ import annotations
@@ -25,13 +28,15 @@ from hdrops.models import EMVNet
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "emvnet" / "plan.csv"
 BYTES = {"float32": 4, "bfloat16": 2}
-TILES = (0, 2048, 1024, 512)  # pixels of the images, 0 for the whole
-PIECES = (0, 1024, 512, 256)
+TILES = (0, 2048, 1024, 512, 256)  # pixels of the images, 0 for the whole
+PIECES = (0, 1024, 512, 256, 128)
 BAND = 256  # pixels of the features: sides of the pieces of a band
-_EXTRACTING = 8  # arrays of features at a time, of which the dense blocks have five
-_WHOLE = 3  # arrays on half of the grid at a time, computed whole
-_IN_PIECE = 2  # of a piece
-_KEPT = 2.25  # arrays on a quarter of the grid at a time: what a core takes and makes, and an eighth of one
+_QUARTER = 4
+# Arrays at a time:
+_EXTRACTING = 14  # of features, of which a dense block has most
+_WHOLE = 3  # on half of the grid, computed whole
+_IN_PIECE = 2.8  # of a piece
+_KEPT = 2.25  # on a quarter of the grid: what a core takes and makes, and an eighth of one
 _RUNTIME = 0.4e9  # bytes of the interpreter, torch and the weights
 
 
@@ -53,20 +58,19 @@ class Network:
         return self.filters * self.depth * pixels * size / 8**level
 
     def seen(self, sides: tuple[int, int], part: int, around: int) -> tuple[int, int]:
-        """The sides of a part with what it sees, in the middle of the picture."""
-        rows, columns = (min(side, part + 2 * around) for side in sides)
+        """The sides of the largest part with what it sees."""
+        rows, columns = (max(self._lengths(side, part, around)) for side in sides)
         return rows, columns
 
     def times(self, sides: tuple[int, int], part: int, around: int) -> float:
-        """How often a pixel is computed, edges of the picture considered."""
-        product = 1.0
-        for side in sides:
-            starts = range(0, side, part)
-            product *= sum(min(side, s + part + around) - max(0, s - around) for s in starts) / side
-        return product
+        """How often a pixel is computed."""
+        return math.prod(sum(self._lengths(side, part, around)) / side for side in sides)
+
+    def _lengths(self, side: int, part: int, around: int) -> list[int]:
+        return [min(side, s + part + around) - max(0, s - around) for s in range(0, side, part)]
 
     def point(self, tile: int, piece: int, size: int) -> tuple[float, float]:
-        """Times that a pixel is computed on the largest grids, and bytes."""
+        """How many times a pixel is computed on the largest grids at most, and bytes."""
         whole = self.rows, self.columns
         side = tile // self.shrink or max(whole)
         sides = self.seen(whole, side, self.halo)
@@ -90,18 +94,24 @@ class Network:
         return times, max(extracting, features + work) + _RUNTIME
 
     def rolling(self, size: int) -> tuple[float, float]:
-        """The same of bands with rolling buffers, pieces of ``BAND`` in them, features by tiles."""
+        """The same of bands with rolling buffers, pieces of ``BAND`` in them; the features by bands as well."""
         whole = self.rows, self.columns
-        dilations = self.model.config.dilations
-        # Rows of a quarter of the grid that wait: for the convolution and the transposed one of each layer inside, for
-        # what is added behind both, and for the pieces that read the band.
-        inside = sum(2 * 2 * d * 2**k + 1 for k, d in enumerate(dilations[2:]))
-        waiting = inside + 2 * (self.reach // 4) + BAND // 4
-        kept = len(self.model.hourglasses) * self.array(4 * waiting * self.columns, 2, size)
+        # Rows of a quarter of the grid that wait in an hourglass: those that its convolutions and transposed ones look
+        # back on, once for each, and what a skip adds behind them.
+        dilations = self.model.config.dilations[2:]
+        looking = sum(2 * d << k for k, d in enumerate(dilations))
+        waiting = (3 if self.model.config.skips else 2) * looking + 1
+        # Behind it, what the pieces of the next band look back on.
+        waiting += 2 * self.reach // _QUARTER
+        row = self.array(_QUARTER * self.columns, 2, size)
+        kept = len(self.model.hourglasses) * waiting * row
+        # The band itself, of the hourglass that is at work: what its core takes and makes.
+        kept += _KEPT * BAND // _QUARTER * row
         inner = math.prod(self.seen(whole, BAND, self.reach))
-        features = self.features * math.prod(whole) * size
-        work = _IN_PIECE * self.array(inner, 1, size) + kept
-        return self.times(whole, BAND, self.reach), features + work + _RUNTIME
+        band = min(self.rows, BAND + 2 * (self.model.feature_radius + self.reach))
+        extracting = _EXTRACTING * self.features * band * self.columns * size
+        work = kept + max(extracting, _IN_PIECE * self.array(inner, 1, size))
+        return self.times(whole, BAND, self.reach), work + _RUNTIME
 
 
 def main() -> None:
