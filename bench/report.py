@@ -508,9 +508,9 @@ def enhancement_section(folder: pathlib.Path) -> list[str]:
     plan = rows("plan.csv")
     if plan:
         lines += [
-            f"What 12 megapixels need, counted: the least work in less than {DEVICE_GB:.1f} GB, nine tenths of 24 GiB, by tiles and "
-            "pieces, and what bands with rolling buffers would take. Of raw images that is the sensor, packed a "
-            "quarter of it. All tiles and pieces are in `results/emvnet/plan.csv`.",
+            f"What 12 megapixels need, counted: the least work in less than {DEVICE_GB:.1f} GB, nine tenths of 24 GiB, "
+            "by tiles and pieces, and what bands with rolling buffers would take. Of raw images that is the sensor, "
+            "packed a quarter of it. All tiles and pieces are in `results/emvnet/plan.csv`.",
             "",
         ]
         body = []

@@ -9,8 +9,8 @@ them stand the reference image alone, and the weighted merge of Debevec and Mali
 Light is divided by the brightest that the darkest image holds; PSNR in dB and SSIM of it, by mu-law (mu = 5000) and
 linear.
 
-The values of the paper are of other images, networks forty times as large and hundreds of times as many updates: what
-can be compared is the order.
+The values of the paper are of other images, networks sixteen times as large and hundreds of times as many updates:
+what can be compared is the order.
 
 Interrupted, the script goes on where it was. Tables go to ``bench/results/emvnet``, pictures stay in
 OUT.
@@ -66,7 +66,7 @@ TITLES = {
     "no-volume": "no motions, no gains",
     "exposure": "gains",
     "motion": "motions",
-    "no-mask": "motions and gains, no mask",
+    "no-mask": "motions and gains, which no mask spares",
     "dense": "motions of every pixel and gains",
     "full": "motions and gains; content loss",
     "frames": "full, pictures as means of the images",
