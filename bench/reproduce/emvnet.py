@@ -128,13 +128,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--judged", type=int, default=48, help="brackets of held-out panoramas")
     parser.add_argument("--only", nargs="*", choices=[*RUNS], help="train these and stop")
+    parser.add_argument("--runs", nargs="*", choices=[*RUNS], default=[*RUNS], help="judge these; by default all")
     parser.add_argument("--results", type=pathlib.Path, default=BENCH / "results" / "emvnet")
     budget = parser.parse_args()
     if budget.only is not None:
         for name in budget.only:
             learnt(name, budget.data, budget.out, budget)
         return
-    networks = {name: EMVNet.from_pretrained(learnt(name, budget.data, budget.out, budget)) for name in RUNS}
+    folders = {name: learnt(name, budget.data, budget.out, budget) for name in budget.runs}
+    networks = {name: EMVNet.from_pretrained(folder) for name, folder in folders.items()}
     values = runs.merged(configuration(budget.data, budget), {"data": {"validation_samples": budget.judged}})
     config = load_config(SYSTEM.config, SYSTEM.presets, values=values)
     data = SYSTEM.samples(config)
