@@ -46,34 +46,35 @@ import runs  # noqa: E402
 from machine import machine  # noqa: E402
 
 ALONE = {"motion_extent": 1, "motion_step": 1}  # one motion, none
+LINEAR = {"head": "linear", "residual": True}
 # What each network changes in the configuration; all else is shared.
 RUNS: dict[str, dict[str, Any]] = {
-    "no-volume": {"model": {"changes": {**ALONE, "exposures": [1.0]}}},
-    "exposure": {"model": {"changes": ALONE}},
+    "linear-none": {"model": {"changes": {**LINEAR, **ALONE, "exposures": [1.0]}}},
+    "linear-motion": {"model": {"changes": {**LINEAR, "exposures": [1.0]}}},
+    "linear-exposure": {"model": {"changes": {**LINEAR, **ALONE}}},
+    "linear-both": {"model": {"changes": LINEAR}},
     "motion": {"model": {"changes": {"exposures": [1.0]}}},
+    "exposure": {"model": {"changes": ALONE}},
     "no-mask": {"model": {"changes": {"mask": "none"}}},
     "dense": {"model": {"changes": {"motion_extent": 7, "motion_step": 1}}},
     "full": {},
-    "frames": {"model": {"changes": {"head": "frames", "residual": False, "gated": False}}},
     "adversarial": {"loss": {"adversarial": 0.001, "discriminator": 16}},
-    "pixels": {"loss": {"pixels": 0.25}},
-    "patches": {"loss": {"patches": 0.25}},
     "pairs": {"loss": {"pixels": 0.25, "patches": 0.25}},
 }
 TITLES = {
     "reference": "the reference alone",
     "merge": "weighted merge, as if nothing moved",
-    "no-volume": "no motions, no gains",
-    "exposure": "gains",
-    "motion": "motions",
-    "no-mask": "motions and gains, which no mask spares",
-    "dense": "motions of every pixel and gains",
-    "full": "motions and gains; content loss",
-    "frames": "full, pictures as means of the images",
-    "adversarial": "full, adversarial loss",
-    "pixels": "full, pairs of pixels",
-    "patches": "full, pairs of patches",
-    "pairs": "full, pairs of both",
+    "linear-none": "residual: no motions, no gains, so no matching volume",
+    "linear-motion": "residual: motions",
+    "linear-exposure": "residual: gains",
+    "linear-both": "residual: motions and gains",
+    "motion": "mean of frames: motions",
+    "exposure": "mean of frames: gains",
+    "no-mask": "mean of frames: motions and gains, no mask",
+    "dense": "mean of frames: motions of every pixel and gains",
+    "full": "mean of frames: motions and gains",
+    "adversarial": "the same, adversarial loss as well",
+    "pairs": "the same, loss of pairs of pixels and patches as well",
 }
 METRICS = ("psnr_mu", "ssim_mu", "psnr_l", "ssim_l")
 

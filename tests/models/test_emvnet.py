@@ -29,6 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dilated": {"dilations": (2, 1)},
     "residual": {"shrink": 2, "residual": True},
     "gated": {"residual": True, "gated": True, "saturated": 0.9, "skips": True, "dilations": (1, 3, 1)},
+    "gated-frames": {"head": "frames", "gated": True, "shrink": 2},
     "frames": {"head": "frames", "order": "emi"},
     "frames-light": {"head": "frames", "shrink": 2, "include_reference": False},
     "frames-bare": {"head": "frames", "mask": "none"},
@@ -134,8 +135,11 @@ def literal(model: EMVNet, images: Tensor, reference: int) -> list[Tensor]:
         pictures.append(F.pixel_shuffle(flat, side) if side > 1 else flat)
     height, width = (s * config.grow for s in images.shape[-2:])
     added = images[:, 0] if config.residual else 0
-    share = (images[:, 0].amax(1, keepdim=True) >= config.saturated).double() if config.gated else 1
-    return [picture[..., :height, :width] * share + added for picture in pictures]
+    pictures = [picture[..., :height, :width] + added for picture in pictures]
+    if config.gated:
+        lost = (images[:, 0].amax(1, keepdim=True) >= config.saturated).double()
+        pictures = [picture * lost + images[:, 0] * (1 - lost) for picture in pictures]
+    return pictures
 
 
 @pytest.mark.parametrize("collapsed", [True, False])

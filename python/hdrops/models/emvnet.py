@@ -75,15 +75,15 @@ class EMVNetConfig:
         head_taps: of the convolution that makes the picture of it, a side; "frames" has none.
         residual: for the first two heads, whether the reference image is added, so that only what it lacks is learnt.
             The paper does not say; nothing else in the network keeps details of single pixels.
-        gated: with ``residual``, whether what is learnt counts only where a channel of the reference is saturated.
-            Elsewhere the picture is the reference, noise included, and no loss arises there: where most pixels are
-            right from the beginning, layers else learn to be silent. It holds whatever the mask. The paper does not
-            have it.
+        gated: with ``residual`` or the head "frames", whether what is learnt counts only where a channel of the
+            reference is saturated. Elsewhere the picture is the reference, noise included, and no loss arises there:
+            where most pixels are right from the beginning, layers else learn to be silent. It holds whatever the mask.
+            The paper does not have it.
 
     Raises:
         ValueError: a size that is not positive, values out of range, a picture of other channels or another size than
             the images that it is made of, skips with fewer than three dilations, ``residual`` with the head "frames",
-            or ``gated`` without ``residual``.
+            or ``gated`` without either.
     """
 
     channels: int = 3
@@ -145,8 +145,8 @@ class EMVNetConfig:
         if type(self.preference) not in (int, float) or not 0 <= self.preference <= _MOST_PREFERENCE:
             raise ValueError(f"preference must be from 0 to {_MOST_PREFERENCE:g}, got {self.preference!r}")
         made = "residual" if self.residual else 'head "frames"'
-        if self.gated and not self.residual:
-            raise ValueError("gated is of no use without residual")
+        if self.gated and not self.residual and self.head != "frames":
+            raise ValueError('gated needs residual, or head "frames"')
         if self.residual and self.head == "frames":
             raise ValueError('residual is of no use with head "frames", whose pictures are made of the images')
         if (self.residual or self.head == "frames") and (self.outputs != self.channels or self.grow != 1):
@@ -795,14 +795,14 @@ class EMVNet(nn.Module):
     def _finished(self, picture: Tensor, images: Tensor) -> Tensor:
         """Without what was added to the sides of the images, the first of which is the reference."""
         height, width = (side * self.config.grow for side in images.shape[-2:])
-        picture = picture[..., :height, :width]
-        if not self.config.residual:
-            return picture
         reference = images[:, 0]
-        if not self.config.gated:
-            return picture + reference
-        lost = (reference >= self.config.saturated).any(1, keepdim=True)
-        return torch.where(lost, picture + reference, reference)
+        picture = picture[..., :height, :width]
+        if self.config.residual:
+            picture = picture + reference
+        if self.config.gated:
+            lost = (reference >= self.config.saturated).any(1, keepdim=True)
+            picture = torch.where(lost, picture, reference)
+        return picture
 
     @torch.no_grad()
     def enhance(

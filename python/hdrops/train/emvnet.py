@@ -145,7 +145,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
                 "skips": True,
                 "motion_extent": 9,
                 "exposures": [0.4, 0.65, 1.6, 2.5],
-                "residual": True,
+                "head": "frames",
                 "gated": True,
             },
         },
