@@ -54,7 +54,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "linear-exposure": {"model": {"changes": {**LINEAR, **ALONE}}},
     "linear-both": {"model": {"changes": LINEAR}},
     "motion": {"model": {"changes": {"exposures": [1.0]}}},
-    "exposure": {"model": {"changes": ALONE}},
+    "exposure": {"model": {"changes": ALONE}, "optimizer": {"lr": 1e-3}},  # at 2e-3 its layers fall silent
     "no-mask": {"model": {"changes": {"mask": "none"}}},
     "dense": {"model": {"changes": {"motion_extent": 7, "motion_step": 1}}},
     "full": {},

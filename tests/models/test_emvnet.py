@@ -390,8 +390,9 @@ def test_export(name: str) -> None:
     torch.testing.assert_close(program.module()(images, 0).last, model(images, 0).last, rtol=1e-4, atol=1e-5)
 
 
-def test_folder_of_weights(tmp_path: pathlib.Path) -> None:
-    model = made("cap").float().eval()
+@pytest.mark.parametrize("name", ["cap", "gated-frames"])
+def test_folder_of_weights(name: str, tmp_path: pathlib.Path) -> None:
+    model = made(name).float().eval()
     model.save_pretrained(tmp_path / "weights")
     again = EMVNet.from_pretrained(tmp_path / "weights")
     assert again.config == model.config

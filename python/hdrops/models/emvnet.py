@@ -440,7 +440,8 @@ class _FramesHead(nn.Module):
         self.score = nn.Conv3d(config.filters, self.side**2, 1)
         _silence(self.score)
         self.with_reference = config.include_reference
-        motions = motion_grid(config.motion_extent, config.motion_step, centred=config.motion_centred)
+        with torch.device("cpu"):  # numbers, wherever the weights are to be
+            motions = motion_grid(config.motion_extent, config.motion_step, centred=config.motion_centred)
         self.motions = [(dy * self.side, dx * self.side) for dy, dx in motions.tolist()]
         self.gains, self.preference = config.exposures, config.preference
         self.saturated = None if config.mask == "none" else config.saturated
