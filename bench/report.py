@@ -461,7 +461,13 @@ def fusion_section(folder: pathlib.Path) -> list[str]:
     ]
 
 
-ENHANCEMENT_METRICS = {"psnr_mu": "PSNR-μ", "ssim_mu": "SSIM-μ", "psnr_l": "PSNR-L", "ssim_l": "SSIM-L"}
+ENHANCEMENT_METRICS = {
+    "error": "error-μ ↓",
+    "psnr_mu": "PSNR-μ",
+    "ssim_mu": "SSIM-μ",
+    "psnr_l": "PSNR-L",
+    "ssim_l": "SSIM-L",
+}
 DEVICE_GB = 0.9 * 24 * 2**30 / 1e9  # what a GPU of 24 GiB can give
 
 

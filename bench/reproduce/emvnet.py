@@ -6,8 +6,8 @@ which are held out. All have the same number of updates of the same samples unde
 average of their weights is what is judged: on brackets of the held-out panoramas, and on brackets of NTIRE 2021. Beside
 them stand the reference image alone, and the weighted merge of Debevec and Malik, which takes a scene to stand still.
 
-Light is divided by the brightest that the darkest image holds; PSNR in dB and SSIM of it, by mu-law (mu = 5000) and
-linear.
+Light is divided by the brightest that the darkest image holds; the mean absolute error by mu-law (mu = 5000), which is
+what the networks minimise, and PSNR in dB and SSIM by it and linear.
 
 The values of the paper are of other images, networks sixteen times as large and hundreds of times as many updates:
 what can be compared is the order.
@@ -76,7 +76,7 @@ TITLES = {
     "adversarial": "the same, adversarial loss as well",
     "pairs": "the same, loss of pairs of pixels and patches as well",
 }
-METRICS = ("psnr_mu", "ssim_mu", "psnr_l", "ssim_l")
+METRICS = ("error", "psnr_mu", "ssim_mu", "psnr_l", "ssim_l")
 
 
 def configuration(data: pathlib.Path, budget: argparse.Namespace) -> dict[str, Any]:
