@@ -296,6 +296,11 @@ class RRDB(nn.Module):
 _DARK = 0.05  # of full scale
 
 
+def _clipped(images: Tensor, saturated: float) -> Tensor:
+    """Where a channel of images (..., C, H, W) is saturated, (..., 1, H, W)."""
+    return (images >= saturated).any(-3, keepdim=True)
+
+
 def choose_reference(images: Tensor, *, saturated: float = 0.95) -> Tensor:
     """The image of each scene that serves as reference, chosen blindly: without its exposure.
 
@@ -309,7 +314,7 @@ def choose_reference(images: Tensor, *, saturated: float = 0.95) -> Tensor:
     Returns:
         (N,) int64.
     """
-    lost = (images >= saturated).any(2) | (images < _DARK).all(2)
+    lost = _clipped(images, saturated).squeeze(2) | (images < _DARK).all(2)
     return lost.flatten(2).sum(2).argmin(1)
 
 
@@ -476,7 +481,7 @@ class _FramesHead(nn.Module):
         scores = scores.permute(0, *axes, 4, 5).to(torch.promote_types(scores.dtype, torch.float32))
         reference, others = images[:, 0], images[:, 1:]
         if self.saturated is not None:
-            lost = [-_UNTRUSTED * (x >= self.saturated).any(-3).to(scores.dtype) for x in (reference, others)]
+            lost = [-_UNTRUSTED * _clipped(x, self.saturated).squeeze(-3).to(scores.dtype) for x in (reference, others)]
             beside = torch.stack([*self._moved(lost[1])], 2).unsqueeze(3)  # (N, n - 1, M, 1, H, W)
             if self.with_reference:
                 beside = torch.cat([lost[0][:, None, None, None].expand_as(beside[:, :1]), beside], 1)
@@ -660,7 +665,7 @@ class EMVNet(nn.Module):
         images = images[torch.arange(len(images), device=images.device)[:, None], order]
         if config.mask == "none":
             return images, None
-        saturated = (images >= config.saturated).any(2, keepdim=True).to(images.dtype)
+        saturated = _clipped(images, config.saturated).to(images.dtype)
         if config.shrink > 1:
             flat = F.max_pool2d(saturated.flatten(0, 1), config.shrink, ceil_mode=True)
             saturated = flat.unflatten(0, saturated.shape[:2])
@@ -801,8 +806,7 @@ class EMVNet(nn.Module):
         if self.config.residual:
             picture = picture + reference
         if self.config.gated:
-            lost = (reference >= self.config.saturated).any(1, keepdim=True)
-            picture = torch.where(lost, picture, reference)
+            picture = torch.where(_clipped(reference, self.config.saturated), picture, reference)
         return picture
 
     @torch.no_grad()
