@@ -210,11 +210,6 @@ def _synthesised(
             "how the folders hold it"
         )
     data, s = config.data, config.data.synthesis
-    if _network(config).gated and (s.images if not raw else 2) == 2:
-        raise InputError(
-            "of two images the darker one is the reference, and light that it saturates is not known: a network that "
-            "is gated learns nothing of them; set data.synthesis.images=3, or model.changes={gated = false}"
-        )
     frame = data.frame if training else data.validation_frame
     shared: dict[str, Any] = {
         "panorama": panorama_of(s.panorama),
@@ -226,6 +221,11 @@ def _synthesised(
         "augment": training,
     }
     if not raw:
+        if _network(config).gated and s.images == 2:
+            raise InputError(
+                "of two images the darker one is the reference, and light that it saturates is not known: a network "
+                "that is gated learns nothing of them; set data.synthesis.images=3, or model.changes={gated = false}"
+            )
         return DynamicScenes(
             scenes, count=s.images, stops=s.stops, frame=frame, shake=s.shake, gamma=data.gamma, **shared
         )
