@@ -76,13 +76,8 @@ class Network:
         sides = self.seen(whole, side, self.halo)
         times = self.times(whole, side, self.halo)
         features = self.features * math.prod(whole) * size
-        extracting = (
-            features
-            + _EXTRACTING
-            * self.features
-            * math.prod(self.seen(whole, side, self.model.feature_radius if tile else 0))
-            * size
-        )
+        at_once = math.prod(self.seen(whole, side, self.model.feature_radius))
+        extracting = features + _EXTRACTING * self.features * at_once * size
         pixels = math.prod(sides)
         if not piece:
             work = _WHOLE * self.array(pixels, 1, size)
