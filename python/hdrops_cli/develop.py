@@ -56,7 +56,6 @@ def run(images: Sequence[Path], out: Path, weights: Path, reference: str, tile: 
 
     from hdrops.io import InputError, to_codes, write_image
     from hdrops.io.reading import upright
-    from hdrops.models import choose_reference
 
     started = time.perf_counter()
     model = _network(weights)
@@ -72,7 +71,7 @@ def run(images: Sequence[Path], out: Path, weights: Path, reference: str, tile: 
     read = time.perf_counter()
     with working("developing"), torch.inference_mode():
         if place is None:
-            place = int(choose_reference(planes, saturated=model.config.saturated))
+            place = int(model.choose_reference(planes))
         picture = enhanced(model, planes, place, tile)
     chosen = frames[place]
     turned = torch.from_numpy(upright(picture.clamp(0, 1).permute(1, 2, 0).numpy(), chosen.orientation))

@@ -61,13 +61,12 @@ def _by_network(
 ) -> tuple[Tensor, int]:
     """Light (C, H, W) in the exposure of the reference, and the place of that in the bracket."""
     from hdrops.io import InputError
-    from hdrops.models import choose_reference
 
     if bracket.images.shape[1] != model.config.channels:
         raise InputError(f"{bracket.paths[0]} is grey, and the network takes RGB; take --method weighted")
     images = _coded(bracket.images, gamma)[None]
     if place is None:
-        place = int(choose_reference(images, saturated=model.config.saturated))
+        place = int(model.choose_reference(images))
     return enhanced(model, images, place, tile).clamp_(min=0).pow_(gamma), place
 
 

@@ -200,6 +200,20 @@ def test_what_the_picture_has_beyond_white_stays_and_below_black_goes(hdrops, tm
     assert (light[2] > 2**2.2).all()
 
 
+def test_a_network_may_prefer_the_middle(hdrops, tmp_path, frames8, bracket8):
+    weights = tmp_path / "weights"
+    small(choice="middle").save_pretrained(weights)
+    images = values(bracket8[0])[None]
+    place = int(choose_reference(images, choice="middle"))
+    assert place != int(choose_reference(images))
+    out = tmp_path / "out.exr"
+    code, stdout, _ = hdrops("merge", *frames8, "-o", out, "--method", "emvnet", "--weights", weights)
+    assert code == 0
+    assert f"emvnet, in the exposure of {frames8[place].name}, " in stdout
+    expected = EMVNet.from_pretrained(weights).enhance(images, place)[0].clamp(min=0) ** 2.2
+    torch.testing.assert_close(light_of(out), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_no_exposures_are_needed(hdrops, tmp_path, bracket8, weights):
     paths = write_all(tmp_path / "unknown", bracket8[0], ".png")
     out = tmp_path / "out.exr"

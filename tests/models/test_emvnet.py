@@ -294,6 +294,38 @@ def test_the_reference_is_chosen_blindly() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("means", "place"),
+    [
+        ([0.9, 0.1, 0.5], 2),
+        ([0.1, 0.9, 0.9, 0.5, 0.3], 3),
+        ([0.8, 0.2], 1),
+        ([0.7, 0.1, 0.4, 0.9], 2),
+        ([0.5, 0.5, 0.5], 1),
+    ],
+)
+def test_the_middle_is_chosen_by_brightness(means: list[float], place: int) -> None:
+    images = torch.tensor(means).reshape(1, -1, 1, 1, 1) * torch.ones(3, 6, 6)
+    assert choose_reference(images).tolist() == [0]  # all are as clear
+    both = torch.cat([images, images.flip(1)])
+    expected = [place, len(means) - 1 - place]
+    assert choose_reference(both, choice="middle").tolist() == expected
+    model = made("plain", choice="middle")
+    assert model.choose_reference(both).tolist() == expected
+    assert made("plain").choose_reference(both).tolist() == [0, 0]
+    both = both.double() * (1 - 0.01 * torch.rand(1, 1, 3, 6, 6, dtype=torch.float64))
+    found = model.enhance(both)
+    for number, first in enumerate(expected):
+        torch.testing.assert_close(
+            found[number], model.enhance(both[number : number + 1], first)[0], rtol=1e-9, atol=1e-11
+        )
+
+
+def test_a_choice_that_does_not_exist() -> None:
+    with pytest.raises(ValueError, match="clearest, middle"):
+        choose_reference(torch.rand(1, 3, 3, 4, 4), choice="darkest")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("changes", [{"residual": True}, {"head": "frames", "preference": 100.0}])
 def test_begins_with_the_reference(changes: dict[str, Any]) -> None:
     images = torch.rand(1, 3, 3, 12, 14) * 0.9
@@ -390,6 +422,15 @@ def test_export(name: str) -> None:
     torch.testing.assert_close(program.module()(images, 0).last, model(images, 0).last, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("choice", ["clearest", "middle"])
+def test_export_with_its_choice(choice: str) -> None:
+    model = made("plain", choice=choice).float().eval()
+    images = scene(model, count=3).float()
+    program = torch.export.export(model, (images,))
+    for turned in (images, images.flip(1)):
+        torch.testing.assert_close(program.module()(turned).last, model(turned).last, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["cap", "gated-frames"])
 def test_folder_of_weights(name: str, tmp_path: pathlib.Path) -> None:
     model = made(name).float().eval()
@@ -445,6 +486,7 @@ def test_bad_images() -> None:
         {"head": "frames", "grow": 2},
         {"skips": 1},
         {"skips": True, "dilations": (1, 3)},
+        {"choice": "darkest"},
         {"preference": -1.0},
         {"preference": float("nan")},
     ],

@@ -39,7 +39,9 @@ def test_photographed_scenes(layout, tmp_path):
     found = outcome.validation
     assert found["psnr_mu"] == pytest.approx(found["psnr_mu_reference"], abs=0.5)
     assert 15 < found["psnr_mu"] < math.inf
-    assert EMVNet.from_pretrained(outcome.model).enhance(sample["images"][None]).shape == (1, 3, 32, 40)
+    network = EMVNet.from_pretrained(outcome.model)
+    assert network.choose_reference(sample["images"][None]).item() == sample["reference"]
+    assert network.enhance(sample["images"][None]).shape == (1, 3, 32, 40)
 
 
 @pytest.mark.parametrize(
@@ -67,5 +69,7 @@ def test_bursts(channels, changes, tmp_path):
     assert math.isfinite(outcome.validation["psnr_l"])
     assert ("psnr_l_reference" in outcome.validation) == (channels == 4)
     network = EMVNet.from_pretrained(outcome.model)
+    assert network.config.choice == "clearest"
+    assert network.choose_reference(sample["images"][None]).item() == sample["reference"]
     picture = network.enhance(torch.rand(1, 2, 4, 30, 34))
     assert picture.shape == (1, channels, 30 * scale, 34 * scale)

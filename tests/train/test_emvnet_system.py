@@ -68,6 +68,22 @@ def test_learns(panoramas, tmp_path):
     assert network.enhance(torch.rand(1, 3, 3, 30, 42)).shape == (1, 3, 30, 42)
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_networks_choose_the_reference_that_they_learnt_from(panoramas, count):
+    chosen = config(panoramas, f"data.synthesis.images={count}")
+    network, data = SYSTEM.model(chosen).generator, SYSTEM.samples(chosen)
+    samples = [data.training[0, number] for number in range(8)]
+    chosen_here = [network.choose_reference(sample["images"][None]).item() for sample in samples]
+    assert chosen_here == [int(sample["reference"]) for sample in samples]
+    assert set(chosen_here) == {(count - 1) // 2}
+
+
+def test_a_choice_may_be_stated(panoramas):
+    for choice in ("clearest", "middle"):
+        chosen = config(panoramas, f"model.changes={{choice = '{choice}'}}")
+        assert SYSTEM.model(chosen).generator.config.choice == choice
+
+
 def test_a_gated_network_learns_what_the_reference_saturates(panoramas):
     """Of one batch, in a few updates, better than the reference; what is not saturated cannot change."""
     changes = "model.changes={residual = true, gated = true, motion_extent = 3, motion_step = 1}"

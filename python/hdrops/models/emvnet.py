@@ -28,6 +28,7 @@ Preset = Literal["hdr", "raw_hdr", "isp", "light", "tiny"]
 Head = Literal["linear", "softmax", "frames"]
 Reading = Literal["gain", "cap", "none"]
 Correlation = Literal["product", "inner"]
+Choice = Literal["clearest", "middle"]
 Reference = int | Tensor | None
 SYSTEM = "emvnet"
 _GAINS = (1 / 4, 1 / 2, 2.0, 4.0, 8.0, 16.0)
@@ -79,6 +80,8 @@ class EMVNetConfig:
             reference is saturated. Elsewhere the picture is the reference, noise included, and no loss arises there:
             where most pixels are right from the beginning, layers else learn to be silent. It holds whatever the mask.
             The paper does not have it.
+        choice: of the reference where none is given, see :func:`choose_reference`. Training on RGB brackets, whose
+            reference is the middle exposure, makes it "middle".
 
     Raises:
         ValueError: a size that is not positive, values out of range, a picture of other channels or another size than
@@ -111,6 +114,7 @@ class EMVNetConfig:
     head_taps: int = 1
     residual: bool = False
     gated: bool = False
+    choice: Choice = "clearest"
 
     def __post_init__(self) -> None:
         most = {"blocks": _MOST_LAYERS, "shrink": 8, "grow": 8, "head_taps": 15}
@@ -131,6 +135,7 @@ class EMVNetConfig:
         if not numbers or not 1 <= len(self.exposures) <= 64:
             raise ValueError(f"exposures must be 1 to 64 positive numbers, got {self.exposures!r}")
         choices = {"correlation": get_args(Correlation), "mask": get_args(Reading), "head": get_args(Head)}
+        choices["choice"] = get_args(Choice)
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -301,19 +306,29 @@ def _clipped(images: Tensor, saturated: float) -> Tensor:
     return (images >= saturated).any(-3, keepdim=True)
 
 
-def choose_reference(images: Tensor, *, saturated: float = 0.95) -> Tensor:
+def choose_reference(images: Tensor, *, choice: Choice = "clearest", saturated: float = 0.95) -> Tensor:
     """The image of each scene that serves as reference, chosen blindly: without its exposure.
 
-    It is the one with the smallest share of pixels that are saturated in a channel, or in all of them below a
-    twentieth of full scale; of equal ones the first.
+    The clearest is the one with the smallest share of pixels that are saturated in a channel, or in all of them below
+    a twentieth of full scale. The middle is the one whose mean has as many below as above it; of an even number of
+    images the darker of the two in the middle. Of equal ones the first is taken.
 
     Args:
         images: (N, n, C, H, W), in [0, 1].
-        saturated: the value from which a channel is saturated.
+        choice: "clearest" or "middle".
+        saturated: the value from which a channel is saturated, of the clearest.
 
     Returns:
         (N,) int64.
+
+    Raises:
+        ValueError: another choice.
     """
+    if choice not in get_args(Choice):
+        raise ValueError(f"choice must be one of {', '.join(get_args(Choice))}, got {choice!r}")
+    if choice == "middle":
+        means = images.flatten(2).mean(2, dtype=torch.float32)
+        return means.argsort(dim=1, stable=True)[:, (images.shape[1] - 1) // 2]
     lost = _clipped(images, saturated).squeeze(2) | (images < _DARK).all(2)
     return lost.flatten(2).sum(2).argmin(1)
 
@@ -622,7 +637,7 @@ class EMVNet(nn.Module):
         Args:
             images: (N, n, channels, H, W), n >= 2, floating point in [0, 1], in any order and of any exposures.
             reference: the number of the reference image, one for all scenes or (N,) integers, taken modulo n; None to
-                choose it blindly, see :func:`choose_reference`.
+                choose it blindly, see :meth:`choose_reference`.
             collapsed: whether what stands between two hourglasses, and what a linear head takes the mean of, is never
                 made. The results are equal but for rounding.
 
@@ -639,6 +654,14 @@ class EMVNet(nn.Module):
         pictures = self._aggregated(features, saturation, flat.unflatten(0, images.shape[:2]), collapsed=collapsed)
         return Pictures(*(self._finished(picture, images) for picture in pictures))
 
+    def choose_reference(self, images: Tensor) -> Tensor:
+        """The reference of each scene, (N,) int64, as the configuration says: see :func:`choose_reference`.
+
+        Args:
+            images: (N, n, channels, H, W), in [0, 1].
+        """
+        return choose_reference(images, choice=self.config.choice, saturated=self.config.saturated)
+
     def _prepared(self, images: Tensor, reference: Reference) -> tuple[Tensor, Tensor | None]:
         """The images with their reference first, and the mask of what is saturated at the features' pixels."""
         config = self.config
@@ -649,7 +672,7 @@ class EMVNet(nn.Module):
             raise ValueError(f"images must be {wanted}, got shape {tuple(images.shape)}")
         count = images.shape[1]
         if reference is None:
-            first = choose_reference(images, saturated=config.saturated)
+            first = self.choose_reference(images)
         elif isinstance(reference, Tensor):
             if reference.shape != images.shape[:1] or reference.is_floating_point():
                 raise ValueError(

@@ -7,6 +7,7 @@ images is light. For the losses and metrics light is divided by the brightest th
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -293,8 +294,13 @@ def model(config: EMVNetTrainConfig) -> Networks:
 
 
 def _network(config: EMVNetTrainConfig) -> EMVNetConfig:
+    changes = _tuples(config.model.changes)
     try:
-        return EMVNetConfig.preset(config.model.network, **_tuples(config.model.changes))
+        network = EMVNetConfig.preset(config.model.network, **changes)
+        # The reference of RGB brackets is their middle exposure, in all layouts.
+        if network.channels == _RGB and "choice" not in changes:
+            network = dataclasses.replace(network, choice="middle")
+        return network
     except (TypeError, ValueError) as error:
         raise InputError(f"model: {error}") from error
 
