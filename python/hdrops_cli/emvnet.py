@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hdrops_cli.memory import available
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -84,7 +86,7 @@ class _Room:
         config = model.config
         depth = (count - (not config.include_reference)) * (config.motion_extent // config.motion_step) ** 2
         self.sides = [-(-side // config.shrink) for side in (height, width)]  # in pixels of the features
-        self.free = _available()
+        self.free = available()
         self._shrink, self._cost = config.shrink, _BYTES * depth * len(config.exposures) * config.filters
         # Features of all images stay; beside a volume that is not in pieces they hardly count.
         self._features = _FLOAT * count * config.features * math.prod(self.sides)
@@ -112,9 +114,3 @@ class _Room:
     def _seen(self, sides: Sequence[int], part: int, around: int) -> list[int]:
         """What is computed at once of a part, of an image or a tile, with so much around it."""
         return [min(side, max(1, part // self._shrink) + 2 * around) for side in sides]
-
-
-def _available() -> int:
-    """Bytes of memory that can be had without swapping."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))

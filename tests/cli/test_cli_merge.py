@@ -248,11 +248,11 @@ def test_tiles_are_as_memory_allows(hdrops, tmp_path, frames8, weights, monkeypa
     arguments = ["merge", *frames8, "-o", tmp_path / "out.exr", "--method", "emvnet", "--weights", weights]
     cost = 2 * 3 * 4 * 4 * 48 * 72  # 3 images, 1 motion, 4 gains, 4 filters; the halo is larger than the image
     for free, tile in ((2 * cost, 72), (1.4 * cost, 72)):
-        monkeypatch.setattr("hdrops_cli.emvnet._available", lambda free=free: int(free))
+        monkeypatch.setattr("hdrops_cli.emvnet.available", lambda free=free: int(free))
         assert hdrops(*arguments).code == 0
         assert tiles.pop() == tile
         assert pieces.pop() is None
-    monkeypatch.setattr("hdrops_cli.emvnet._available", lambda: int(1.3 * cost))
+    monkeypatch.setattr("hdrops_cli.emvnet.available", lambda: int(1.3 * cost))
     refused(hdrops(*arguments), "needs about 0.0 GiB for 3 images", "--tile")
     assert tiles == []
     assert hdrops(*arguments, "--tile", 24).code == 0
@@ -266,9 +266,9 @@ def test_smaller_tiles_need_less(weights, monkeypatch):
     model = small(shrink=2)
     halo = -(-model.radius // 8) * 8
     costs = [2 * 2 * 4 * 4 * (side + 2 * halo) ** 2 for side in (256, 128)]
-    monkeypatch.setattr("hdrops_cli.emvnet._available", lambda: int(costs[0] / 0.75) + 1)
+    monkeypatch.setattr("hdrops_cli.emvnet.available", lambda: int(costs[0] / 0.75) + 1)
     assert tile_of(model, 2, 8000, 6000) == 512
-    monkeypatch.setattr("hdrops_cli.emvnet._available", lambda: int(costs[0] / 0.75) - 1)
+    monkeypatch.setattr("hdrops_cli.emvnet.available", lambda: int(costs[0] / 0.75) - 1)
     assert tile_of(model, 2, 8000, 6000) == 256
     monkeypatch.undo()
     assert tile_of(model, 2, 100, 100) == 100
@@ -285,7 +285,7 @@ def test_pieces_spare_memory_and_work(hdrops, tmp_path, frames8, weights, monkey
     features = 4 * 2 * 4 * 8000 * 6000  # bytes: 2 images, 4 features
 
     def free(need):
-        monkeypatch.setattr("hdrops_cli.emvnet._available", lambda: int(need / 0.75) + 1)
+        monkeypatch.setattr("hdrops_cli.emvnet.available", lambda: int(need / 0.75) + 1)
 
     def need(tile, piece=None):
         whole = (tile + 2 * halo) ** 2
@@ -322,7 +322,7 @@ def test_the_largest_preset_fits_into_an_ordinary_computer(monkeypatch):
     from hdrops_cli.emvnet import parts_of
 
     models = [EMVNet(EMVNetConfig.preset(name, blocks=1)) for name in ("hdr", "isp")]
-    monkeypatch.setattr("hdrops_cli.emvnet._available", lambda: 14 << 30)
+    monkeypatch.setattr("hdrops_cli.emvnet.available", lambda: 14 << 30)
     for model, count, size in zip(models, (3, 2), ((3000, 4000), (1500, 2000)), strict=True):
         tile, piece = parts_of(model, count, *size)
         assert tile >= 128
