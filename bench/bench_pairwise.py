@@ -55,7 +55,7 @@ def _build(height: int, width: int, patches: bool, backward: bool, device: str) 
 
 
 def pairwise_cases(sizes: list[str], device: str) -> list[Case]:
-    """The size of a batch in training alone, whatever sizes are asked for."""
+    """The size of a batch in training alone, unless a tiny one is asked for."""
     cases = []
     side = 64 if "tiny" in sizes else 256
     for patches in (False, True):

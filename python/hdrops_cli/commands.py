@@ -36,7 +36,8 @@ Reference = Annotated[
     str,
     typer.Option(
         help="Number of the image, from 1 as they are given, whose moment and exposure the result has; auto takes the "
-        "one with the fewest pixels that are too bright or too dark."
+        "one with the fewest pixels that are too bright or too dark, or the one of middle brightness for a network "
+        "that learnt from such."
     ),
 ]
 Tile = Annotated[

@@ -91,6 +91,18 @@ def test_the_picture_of_the_network(hdrops, tmp_path, weights, options, ending):
     assert f"2 raw frames, reference {place}.dng, 64x48, " in stdout
 
 
+def test_a_network_may_prefer_the_middle(hdrops, tmp_path):
+    paths = frames(tmp_path / "raw", gains=(12, 1, 6))
+    out, weights = tmp_path / "out.png", small(tmp_path / "net", choice="middle")
+    images = planes(paths)
+    place = int(choose_reference(images, choice="middle"))
+    assert place != int(choose_reference(images))
+    code, stdout, _ = hdrops("develop", *paths, "-o", out, "--weights", weights)
+    assert code == 0
+    assert place == 2
+    assert "reference 2.dng" in stdout
+
+
 def test_jpeg(hdrops, tmp_path, weights):
     paths = frames(tmp_path / "raw")
     for name in ("out.jpg", "out.png"):

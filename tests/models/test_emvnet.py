@@ -321,6 +321,15 @@ def test_the_middle_is_chosen_by_brightness(means: list[float], place: int) -> N
         )
 
 
+@pytest.mark.parametrize(("dtype", "step"), [(torch.bfloat16, 2**-7), (torch.float16, 2**-10), (torch.float64, 1e-10)])
+def test_the_middle_of_images_that_are_almost_equal(dtype: torch.dtype, step: float) -> None:
+    """Their means differ by less than half of the bits, or single precision in float64, can tell."""
+    images = torch.full((1, 3, 3, 64, 64), 0.5, dtype=dtype)
+    for number, raised in enumerate((200, 0, 100)):
+        images[0, number].view(-1)[:raised] += step
+    assert choose_reference(images, choice="middle").tolist() == [2]
+
+
 def test_a_choice_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match="clearest, middle"):
         choose_reference(torch.rand(1, 3, 3, 4, 4), choice="darkest")  # type: ignore[arg-type]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pathlib
-
 import pytest
 import torch
 from torch import Tensor
 
 import hdrops
+from hdrops_cli.memory import available
 
 pytestmark = pytest.mark.large
 WIDTH = 46_400
@@ -17,11 +16,8 @@ BOUNDARY = 2**31
 
 
 def skip_below(gigabytes: int) -> None:
-    meminfo = pathlib.Path("/proc/meminfo")
-    if meminfo.exists():
-        free = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
-        if int(free.split()[1]) < gigabytes * 2**20:
-            pytest.skip(f"needs {gigabytes} GB of free memory")
+    if available() < gigabytes * 2**30:
+        pytest.skip(f"needs {gigabytes} GiB of free memory")
 
 
 def codes(shape: tuple[int, ...], period: int) -> Tensor:

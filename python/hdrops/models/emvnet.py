@@ -134,8 +134,12 @@ class EMVNetConfig:
         numbers = all(type(gain) in (int, float) and 0 < gain < math.inf for gain in self.exposures)
         if not numbers or not 1 <= len(self.exposures) <= 64:
             raise ValueError(f"exposures must be 1 to 64 positive numbers, got {self.exposures!r}")
-        choices = {"correlation": get_args(Correlation), "mask": get_args(Reading), "head": get_args(Head)}
-        choices["choice"] = get_args(Choice)
+        choices = {
+            "correlation": get_args(Correlation),
+            "mask": get_args(Reading),
+            "head": get_args(Head),
+            "choice": get_args(Choice),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -310,8 +314,8 @@ def choose_reference(images: Tensor, *, choice: Choice = "clearest", saturated: 
     """The image of each scene that serves as reference, chosen blindly: without its exposure.
 
     The clearest is the one with the smallest share of pixels that are saturated in a channel, or in all of them below
-    a twentieth of full scale. The middle is the one whose mean has as many below as above it; of an even number of
-    images the darker of the two in the middle. Of equal ones the first is taken.
+    a twentieth of full scale, of equal ones the first. The middle is the one in the middle of all, in the order of
+    their means; of an even number of images the darker of the two. Images of equal means are in the order given.
 
     Args:
         images: (N, n, C, H, W), in [0, 1].
@@ -327,7 +331,7 @@ def choose_reference(images: Tensor, *, choice: Choice = "clearest", saturated: 
     if choice not in get_args(Choice):
         raise ValueError(f"choice must be one of {', '.join(get_args(Choice))}, got {choice!r}")
     if choice == "middle":
-        means = images.flatten(2).mean(2, dtype=torch.float32)
+        means = images.flatten(2).mean(2, dtype=torch.promote_types(images.dtype, torch.float32))
         return means.argsort(dim=1, stable=True)[:, (images.shape[1] - 1) // 2]
     lost = _clipped(images, saturated).squeeze(2) | (images < _DARK).all(2)
     return lost.flatten(2).sum(2).argmin(1)
