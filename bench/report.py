@@ -484,12 +484,23 @@ def enhancement_section(folder: pathlib.Path) -> list[str]:
     if (folder / "run.json").exists():
         run = json.loads((folder / "run.json").read_text())
         header = ["method", *ENHANCEMENT_METRICS.values()]
+        seeds = sorted(place.name for place in folder.glob("seed_*"))
+        of_seeds = f" Values side by side are of {1 + len(seeds)} seeds." if seeds else ""
         for name, what in (
             ("synthetic.csv", f"{run['brackets']} brackets of moving scenes in panoramas that were not learnt from"),
             ("ntire.csv", "brackets of NTIRE 2021, of which nothing was learnt"),
         ):
-            body = [[row["what it is"], *(number(float(row[m])) for m in ENHANCEMENT_METRICS)] for row in rows(name)]
-            lines += [f"Small networks after {run['steps']} updates: {what}.", "", *table(header, body)]
+            others = [{row["method"]: row for row in rows(f"{seed}/{name}")} for seed in seeds]
+            body = []
+            for row in rows(name):
+                same = [row, *(other[row["method"]] for other in others if row["method"] in other)]
+                values = (
+                    [f"{float(r[m]):.4f}" if m == "error" else number(float(r[m])) for r in same]
+                    for m in ENHANCEMENT_METRICS
+                )
+                # What learns nothing is the same for every seed.
+                body.append([row["what it is"], *(" / ".join(v if len({*v}) > 1 else v[:1]) for v in values)])
+            lines += [f"Small networks after {run['steps']} updates: {what}.{of_seeds}", "", *table(header, body)]
     measured = [
         [
             row["preset"],

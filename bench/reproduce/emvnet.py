@@ -10,10 +10,11 @@ Light is divided by the brightest that the darkest image holds; the mean absolut
 what the networks minimise, and PSNR in dB and SSIM by it and linear.
 
 The values of the paper are of other images, networks sixteen times as large and hundreds of times as many updates:
-what can be compared is the order.
+what can be compared is the order. How far it depends on chance, a second seed shows: ``--seed 1`` draws other weights
+and other training samples, and is judged on the same brackets.
 
-Interrupted, the script goes on where it was. Tables go to ``bench/results/emvnet``, pictures stay in
-OUT.
+Interrupted, the script goes on where it was. Tables go to ``bench/results/emvnet``, those of other seeds to a folder of
+the seed in it; pictures stay in OUT.
 
     python bench/reproduce/emvnet.py DATA OUT
 
@@ -83,6 +84,7 @@ def configuration(data: pathlib.Path, budget: argparse.Namespace) -> dict[str, A
     """What all runs share."""
     shared: Mapping[str, Any] = {
         "steps": budget.steps,
+        "seed": budget.seed,
         "validate_every": max(1, budget.steps // 6),
         "schedule": {"kind": "cosine", "warmup": min(50, budget.steps // 10), "floor": 0.01},
         "data": {"folders": [str(data / "hdr" / "polyhaven")], "validation_samples": 16},
@@ -93,7 +95,8 @@ def configuration(data: pathlib.Path, budget: argparse.Namespace) -> dict[str, A
 
 def learnt(name: str, data: pathlib.Path, out: pathlib.Path, budget: argparse.Namespace) -> pathlib.Path:
     """The folder of the weights of a run."""
-    return runs.trained(SYSTEM, name, runs.merged(configuration(data, budget), RUNS[name]), out)
+    folder = out / f"seed_{budget.seed}" if budget.seed else out
+    return runs.trained(SYSTEM, name, runs.merged(configuration(data, budget), RUNS[name]), folder)
 
 
 def judged(
@@ -126,19 +129,21 @@ def main() -> None:
     parser.add_argument("data", type=pathlib.Path, help="folder with hdr/polyhaven and dynamic_gt")
     parser.add_argument("out", type=pathlib.Path, help="folder of the runs and of the pictures")
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and training samples; those judged stay")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--judged", type=int, default=48, help="brackets of held-out panoramas")
     parser.add_argument("--only", nargs="*", choices=[*RUNS], help="train these and stop")
     parser.add_argument("--runs", nargs="*", choices=[*RUNS], default=[*RUNS], help="judge these; by default all")
-    parser.add_argument("--results", type=pathlib.Path, default=BENCH / "results" / "emvnet")
+    parser.add_argument("--results", type=pathlib.Path, help="folder of the tables; by default by the seed")
     budget = parser.parse_args()
+    budget.results = budget.results or BENCH / "results" / "emvnet" / (f"seed_{budget.seed}" if budget.seed else "")
     if budget.only is not None:
         for name in budget.only:
             learnt(name, budget.data, budget.out, budget)
         return
     folders = {name: learnt(name, budget.data, budget.out, budget) for name in budget.runs}
     networks = {name: EMVNet.from_pretrained(folder) for name, folder in folders.items()}
-    values = runs.merged(configuration(budget.data, budget), {"data": {"validation_samples": budget.judged}})
+    values = runs.merged(configuration(budget.data, budget), {"seed": 0, "data": {"validation_samples": budget.judged}})
     config = load_config(SYSTEM.config, SYSTEM.presets, values=values)
     data = SYSTEM.samples(config)
     synthetic = (data.held_out[k] for k in range(budget.judged))
@@ -148,9 +153,9 @@ def main() -> None:
         ("synthetic", synthetic, config.data.gamma),
         ("ntire", (scenes[k] for k in range(len(scenes))), scenes.gamma),
     ):
-        table = judged(networks, samples, gamma, budget.out / "pictures" / name)
+        table = judged(networks, samples, gamma, budget.out / "pictures" / f"{name}_{budget.seed}")
         runs.write_table(budget.results / f"{name}.csv", table, TITLES)
-    facts = {"steps": budget.steps, "brackets": budget.judged, "scenes": dict(data.facts)}
+    facts = {"steps": budget.steps, "seed": budget.seed, "brackets": budget.judged, "scenes": dict(data.facts)}
     facts |= {"machine": machine("cpu", budget.threads or torch.get_num_threads())}
     (budget.results / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
